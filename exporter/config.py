@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.yaml to frozen objects. ``SCHEMA`` is the one table of settings."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exporter import document
+from exporter.document import Document
+from exporter.errors import ConfigError, Problem
+
+DEFAULT_PATH = Path("/etc/ebpf-exporter/config.yaml")
+
+_NAME = {"type": "string", "pattern": r"^[a-z][a-z0-9_]*$", "description": "a name of small letters, digits and _"}
+
+SETTINGS: dict[str, Any] = {
+    "labels": {"type": "array", "items": _NAME, "uniqueItems": True, "description": "a list of label names"},
+    "metrics": {
+        "type": "array",
+        "items": {"type": "string"},
+        "uniqueItems": True,
+        "minItems": 1,
+        "description": "a list of metric names",
+    },
+    "max_series": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10_000_000,
+        "description": "a number of series from 1 to 10000000",
+    },
+    "options": {
+        "type": "object",
+        "additionalProperties": {"type": ["boolean", "integer"], "description": "true, false or a number"},
+        "description": "the probe's options, such as {all_files: true}",
+    },
+    "interfaces": {
+        "type": "array",
+        "items": {"type": "string", "minLength": 1, "maxLength": 15, "description": "an interface, a glob or auto"},
+        "minItems": 1,
+        "description": "a list of interfaces, globs or auto",
+    },
+    "mode": {"enum": ["auto", "native", "generic"]},
+}
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "settings, such as probes:",
+    "additionalProperties": False,
+    "required": ["probes"],
+    "properties": {
+        "listen": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "string",
+                "pattern": r"^(\[[0-9a-fA-F:.]+(%\w+)?\]|[A-Za-z0-9._-]*):[0-9]{1,5}$",
+                "description": "HOST:PORT, such as localhost:9435, [::1]:9435 or :9435 for all addresses",
+            },
+            "description": "a list of addresses, such as [localhost:9435]",
+        },
+        "interval": {
+            "type": "string",
+            "pattern": r"^[1-9][0-9]{0,5}(ms|s|m)$",
+            "description": "a duration such as 500ms, 5s or 1m",
+        },
+        "probe_folders": {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "description": "a folder"},
+            "description": "a list of folders",
+        },
+        "probes": {
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": _NAME,
+            "additionalProperties": {
+                "type": ["object", "null"],
+                "additionalProperties": False,
+                "properties": SETTINGS,
+                "description": "the probe's settings, or {} for its defaults",
+            },
+            "description": "the probes to run, such as {file_opens: {}}",
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a config says of one probe; None where it says nothing."""
+
+    labels: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = None
+    max_series: int | None = None
+    options: tuple[tuple[str, int], ...] = ()
+    interfaces: tuple[str, ...] | None = None
+    mode: str | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config whose form is right. interval in seconds. The document is kept for the lines of later problems."""
+
+    document: Document
+    listen: tuple[tuple[str, int], ...]
+    interval: float
+    probe_folders: tuple[Path, ...]
+    probes: dict[str, Settings] = field(default_factory=dict)
+
+
+def load(path: Path) -> Config:
+    """Reads config.yaml. Folders in it are relative to its own. Raises ConfigError with all problems of its form."""
+    found = document.read(path)
+    problems = document.validate(found, SCHEMA)
+    if not problems:
+        problems = _port_problems(found)
+    if problems:
+        raise ConfigError(problems)
+    value = found.value
+    return Config(
+        document=found,
+        listen=tuple(_address(text) for text in value.get("listen", ["localhost:9435"])),
+        interval=_seconds(value.get("interval", "5s")),
+        probe_folders=tuple(path.parent / folder for folder in value.get("probe_folders", [])),
+        probes={name: _settings(settings or {}) for name, settings in value["probes"].items()},
+    )
+
+
+def _port_problems(found: Document) -> list[Problem]:
+    addresses = enumerate(found.value.get("listen", []))
+    return [
+        found.problem(("listen", index), f"expected a port from 1 to 65535, found {_address(text)[1]}")
+        for index, text in addresses
+        if not 1 <= _address(text)[1] <= 65535
+    ]
+
+
+def _address(text: str) -> tuple[str, int]:
+    """``[::1]:9435`` -> ("::1", 9435)"""
+    host, port = text.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
+def _seconds(text: str) -> float:
+    number, unit = re.fullmatch(r"(\d+)(\w+)", text).groups()  # type: ignore[union-attr]  # the schema matched it
+    return int(number) * {"ms": 0.001, "s": 1.0, "m": 60.0}[unit]
+
+
+def _settings(value: dict[str, Any]) -> Settings:
+    def listed(key: str) -> tuple[str, ...] | None:
+        return tuple(value[key]) if key in value else None
+
+    return Settings(
+        labels=listed("labels"),
+        metrics=listed("metrics"),
+        max_series=value.get("max_series"),
+        options=tuple((name, int(option)) for name, option in value.get("options", {}).items()),
+        interfaces=listed("interfaces"),
+        mode=value.get("mode"),
+    )

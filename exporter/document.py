@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A YAML file that remembers its lines, and its comparison with a schema: every problem, with its line.
+
+Imports PyYAML and jsonschema, which together take 15 MB: only short-lived processes import this module.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from exporter.errors import ConfigError, Problem
+
+Where = tuple[str | int, ...]  # ("probes", "xdp", "interfaces", 0)
+
+MAX_BYTES = 1 << 20  # a config of a megabyte is a mistake, and an alias bomb is worse
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file's value and, for each place in it, its line (from 1)."""
+
+    path: Path
+    value: Any
+    lines: Mapping[Where, int]
+
+    def line(self, where: Where) -> int:
+        """Returns the line of a place, or of the nearest place around it."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return self.lines.get(where, 1)
+
+    def problem(self, where: Where, message: str) -> Problem:
+        """Returns a problem at a place, its message led by the place's name: ``probes.xdp.interfaces: …``."""
+        name = ".".join(str(part) for part in where)
+        return Problem(self.path, self.line(where), f"{name}: {message}" if name else message)
+
+
+def read(path: Path) -> Document:
+    """Reads a YAML file. Raises ConfigError where it can't be read, is no YAML, or names a key twice."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError([Problem(path, 0, f"cannot be read: {error.strerror}")]) from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError([Problem(path, 0, f"is larger than {MAX_BYTES} bytes")])
+    loader = None
+    try:
+        loader = yaml.SafeLoader(data)
+        root = loader.get_single_node()
+        builder = _Builder(path, loader)
+        value = builder.build(root, ()) if root is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 0
+        raise ConfigError([Problem(path, line, f"not YAML: {error.problem or error.context}")]) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError([Problem(path, 0, f"not YAML: {str(error).splitlines()[0]}")]) from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if builder.problems:
+        raise ConfigError(builder.problems)
+    return Document(path, value, builder.lines)
+
+
+class _Builder:
+    """Turns a tree of YAML nodes into Python values, keeping the line of each."""
+
+    def __init__(self, path: Path, loader: yaml.SafeLoader) -> None:
+        self.path = path
+        self.loader = loader
+        self.lines: dict[Where, int] = {}
+        self.problems: list[Problem] = []
+        self.open: list[yaml.Node] = []
+
+    def build(self, node: yaml.Node, where: Where) -> Any:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(where, line)
+        if len(self.lines) > 100_000 or any(node is outer for outer in self.open):
+            raise ValueError("an alias that repeats without end")
+        self.open.append(node)
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.build(child, (*where, index)) for index, child in enumerate(node.value)]
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, where)
+            return self.loader.construct_object(node)
+        finally:
+            self.open.pop()
+
+    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            # a key is what is written: `on` and `80` are no booleans or numbers here
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.append(Problem(self.path, line, "a key must be a plain word"))
+                continue
+            key = str(key_node.value)
+            if key in result:
+                self.problems.append(Problem(self.path, line, f"{key!r} stands here a second time"))
+            self.lines[(*where, key)] = line
+            result[key] = self.build(value_node, (*where, key))
+        return result
+
+
+def validate(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
+    """Compares a document with a JSON schema. Returns every problem, in the order of lines; the list is empty if none.
+
+    A schema's own ``description`` is what a message says is expected there.
+    """
+    problems: list[Problem] = []
+    for error in Draft202012Validator(schema).iter_errors(document.value):
+        problems.extend(_explain(document, error))
+    return sorted(problems, key=lambda problem: problem.line)
+
+
+def _explain(document: Document, error: ValidationError) -> Iterable[Problem]:
+    where: Where = tuple(error.absolute_path)
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    if error.validator == "additionalProperties":
+        allowed = list(schema.get("properties", {}))
+        for key in error.instance:
+            if key not in allowed:
+                yield document.problem((*where, key), f"unknown key; {one_of(key, allowed)}")
+    elif error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        yield document.problem(where, f"lacks {', '.join(repr(key) for key in missing)}")
+    elif error.validator == "propertyNames":
+        pattern = error.validator_value.get("description", error.message)
+        yield document.problem((*where, error.instance), f"not a valid name; expected {pattern}")
+    else:
+        expected = schema.get("description")
+        if expected is None and error.validator == "enum":
+            expected = "one of " + ", ".join(str(value) for value in error.validator_value)
+        found = "nothing" if error.instance is None else repr(error.instance)
+        yield document.problem(where, f"expected {expected}, found {found}" if expected else error.message)
+
+
+def one_of(word: str, allowed: Sequence[str]) -> str:
+    """Returns what could stand in a word's place: the likely one, if one is near, and all that are allowed."""
+    near = difflib.get_close_matches(word, allowed, n=1)
+    listed = f"allowed: {', '.join(allowed) or 'none'}"
+    return f"did you mean {near[0]!r}? {listed}" if near else listed

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, as a tree.
+
+ExporterError
+├── ConfigError        a file that a user wrote is wrong; holds every problem found, each with file and line
+├── StartError         the daemon can't start here: not root, a port is taken
+└── ProbeError         one probe can't run; all others do
+    ├── HeadersError   neither BTF nor kernel headers
+    ├── CompileError   the compiler refused the C; holds the compiler's words
+    ├── LoadError      the kernel refused a program or a map; holds the verifier's words
+    └── AttachError    a hook does not exist here or can't be attached to
+
+All are made from positional arguments alone, so that they survive being pickled on the way between two processes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ExporterError(Exception):
+    """Anything that a user is told in one line and without a traceback."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in a user's file. ``line`` counts from 1; 0 stands for the file as a whole."""
+
+    path: Path
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"
+
+
+class ConfigError(ExporterError):
+    """A file that a user wrote is wrong. ``problems`` holds all that was found, in the order of the files' lines."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class StartError(ExporterError):
+    """The daemon can't start on this host as it was asked to."""
+
+
+class ProbeError(ExporterError):
+    """One probe can't run. ``reason`` is one line; ``details`` what the compiler or the kernel said, as it said it."""
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(reason, details)
+        self.reason = reason
+        self.details = details
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class HeadersError(ProbeError):
+    """There is nothing here to compile against."""
+
+
+class CompileError(ProbeError):
+    """The compiler refused the C of a probe."""
+
+
+class LoadError(ProbeError):
+    """The kernel refused a program or a map."""
+
+
+class AttachError(ProbeError):
+    """A program was loaded but can't be attached to its hook. ``errno`` is the kernel's, 0 where it said none."""
+
+    def __init__(self, reason: str, details: str = "", errno: int = 0) -> None:
+        super().__init__(reason, details)
+        self.args = (reason, details, errno)
+        self.errno = errno

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of label: for each, its field in the kernel's key and how a field's bytes become a label's text.
+
+This is the only place that knows what a kind is, in C and in text. A kind is *bounded* when it has few values by
+nature (an errno, a protocol); when series run out, unbounded labels read ``(other)`` and bounded ones stay true.
+"""
+
+import errno as errnos
+import re
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from exporter.users import user_name
+
+MAX_STRING = 256  # bytes of a string label: its key must fit, with others, on the 512-byte stack of a BPF program
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of label.
+
+    c_type is the type of the key's field, ``char[N]`` for strings; size and align are its, in bytes.
+    fill is a C statement that fills ``{field}`` from the task that runs, for the kinds that need nothing else.
+    values are the texts of an enumeration, in the order of their numbers.
+    """
+
+    name: str
+    c_type: str
+    size: int
+    align: int
+    bounded: bool
+    fill: str = ""
+    values: tuple[str, ...] = ()
+
+    def decode(self, data: bytes) -> str:
+        """Returns a field's bytes as the label's text, not yet escaped."""
+        return _DECODERS[self.name](self, data)
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, sys.byteorder)
+
+
+def _decimal(_: Kind, data: bytes) -> str:
+    return str(_number(data))
+
+
+def _string(_: Kind, data: bytes) -> str:
+    r"""A kernel string ends at its first NUL; bytes that are no UTF-8 read ``\xNN``."""
+    return data.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+
+def _enum(kind: Kind, data: bytes) -> str:
+    number = _number(data)
+    return kind.values[number] if number < len(kind.values) else str(number)
+
+
+def _errno(_: Kind, data: bytes) -> str:
+    number = _number(data)
+    return errnos.errorcode.get(number, str(number)) if number else "ok"
+
+
+def _user(_: Kind, data: bytes) -> str:
+    return user_name(_number(data))
+
+
+# Numbers of the IANA registry that hosts really meet; others read as their number. From 256 on: what is no IP.
+PROTOCOLS = {
+    0: "hopopt", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah",
+    58: "icmpv6", 59: "none", 89: "ospf", 103: "pim", 112: "vrrp", 132: "sctp", 136: "udplite",
+    256: "arp", 257: "non-ip", 258: "truncated",
+}  # fmt: skip
+
+
+def _protocol(_: Kind, data: bytes) -> str:
+    return PROTOCOLS.get(_number(data), str(_number(data)))
+
+
+def _interface(_: Kind, data: bytes) -> str:
+    index = _number(data)
+    try:
+        return socket.if_indextoname(index)
+    except OSError:  # it has gone since
+        return str(index)
+
+
+_DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
+    "comm": _string,
+    "string": _string,
+    "user": _user,
+    "pid": _decimal,
+    "cpu": _decimal,
+    "errno": _errno,
+    "interface": _interface,
+    "protocol": _protocol,
+    "u32": _decimal,
+    "u64": _decimal,
+    "enum": _enum,
+}
+
+_SIMPLE = {
+    kind.name: kind
+    for kind in (
+        Kind("comm", "char[16]", 16, 1, False, "bpf_get_current_comm(&{field}, sizeof({field}));"),
+        Kind("user", "u32", 4, 4, False, "{field} = (u32)bpf_get_current_uid_gid();"),
+        Kind("pid", "u32", 4, 4, False, "{field} = bpf_get_current_pid_tgid() >> 32;"),
+        Kind("cpu", "u32", 4, 4, True, "{field} = bpf_get_smp_processor_id();"),
+        Kind("errno", "u16", 2, 2, True),
+        Kind("interface", "u32", 4, 4, True),
+        Kind("protocol", "u16", 2, 2, True),
+        Kind("u32", "u32", 4, 4, False),
+        Kind("u64", "u64", 8, 8, False),
+    )
+}
+
+ALLOWED = f"{', '.join(_SIMPLE)}, string(N) with N up to {MAX_STRING}, or a list of names such as [read, write]"
+
+
+def parse(name: str | Sequence[str]) -> Kind:
+    """Returns the kind that a probe's YAML names: a word, ``string(N)``, or the list of an enumeration's values.
+
+    Raises ValueError, with what is allowed, for anything else.
+    """
+    if isinstance(name, str):
+        if name in _SIMPLE:
+            return _SIMPLE[name]
+        match = re.fullmatch(r"string\((\d{1,3})\)", name)
+        if match and 2 <= int(match[1]) <= MAX_STRING:
+            size = int(match[1])
+            return Kind("string", f"char[{size}]", size, 1, False)
+    elif 0 < len(name) <= 255 and len(set(name)) == len(name):
+        return Kind("enum", "u8", 1, 1, True, values=tuple(name))
+    raise ValueError(f"{name!r} is no kind of label; allowed: {ALLOWED}")

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf(2) through libbpf's system call wrappers: the only place that knows their C signatures.
+
+Every function raises OSError with the kernel's errno. Descriptors returned are close-on-exec.
+Structures and constants: include/uapi/linux/bpf.h and libbpf's bpf.h, which only ever append.
+"""
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_ARRAY_OF_MAPS = 1, 2, 12
+PROG_TYPE_KPROBE, PROG_TYPE_TRACEPOINT, PROG_TYPE_XDP = 2, 5, 6
+PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 17, 26
+ATTACH_TRACE_FENTRY, ATTACH_TRACE_FEXIT, ATTACH_XDP = 24, 25, 37
+XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
+STATS_RUN_TIME = 0
+
+_LOG_SIZE = 1 << 20  # of the verifier's words the last megabyte is kept
+
+_lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+_lib.bpf_map_lookup_and_delete_batch.argtypes = [
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+]
+_lib.bpf_prog_load.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+]
+_lib.bpf_map_create.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.c_void_p,
+]
+_lib.bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
+_lib.bpf_map_lookup_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
+_lib.bpf_raw_tracepoint_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_lib.bpf_link_create.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+_lib.bpf_obj_get_info_by_fd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_lib.libbpf_find_vmlinux_btf_id.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_lib.libbpf_set_print.argtypes = [ctypes.c_void_p]
+_lib.libbpf_set_print(None)  # it would write to our stderr
+
+
+def _checked(result: int, doing: str) -> int:
+    """libbpf 1.x returns -errno; raises it as OSError."""
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), doing)
+    return result
+
+
+class _MapCreateOpts(ctypes.Structure):
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("btf_fd", ctypes.c_uint32),
+        ("btf_key_type_id", ctypes.c_uint32),
+        ("btf_value_type_id", ctypes.c_uint32),
+        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    ]
+
+
+class _ProgLoadOpts(ctypes.Structure):
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("kern_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+        ("attach_prog_fd", ctypes.c_uint32),
+        ("attach_btf_obj_fd", ctypes.c_uint32),
+        ("fd_array", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_void_p),
+    ]
+
+
+class _LinkCreateOpts(ctypes.Structure):
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("flags", ctypes.c_uint32),
+        ("iter_info", ctypes.c_void_p),
+        ("iter_info_len", ctypes.c_uint32),
+        ("target_btf_id", ctypes.c_uint32),
+    ]
+
+
+class _ProgInfo(ctypes.Structure):
+    """The head of struct bpf_prog_info; what is not read here is skipped by its size."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("skipped", ctypes.c_uint8 * 184),
+        ("run_time_ns", ctypes.c_uint64),
+        ("run_cnt", ctypes.c_uint64),
+        ("recursion_misses", ctypes.c_uint64),
+        ("verified_insns", ctypes.c_uint32),
+        ("attach_btf_obj_id", ctypes.c_uint32),
+    ]
+
+
+@dataclass(frozen=True)
+class ProgramStatistics:
+    """What the kernel counted of a program since it was loaded; runs only while statistics are enabled."""
+
+    runs: int
+    run_ns: int
+    missed: int
+
+
+def map_create(kind: int, name: str, key: int, value: int, entries: int, flags: int = 0, inner: int = 0) -> int:
+    """Creates a map; key and value are sizes in bytes. Returns its descriptor."""
+    opts = _MapCreateOpts(ctypes.sizeof(_MapCreateOpts), inner_map_fd=inner, map_flags=flags)
+    result = _lib.bpf_map_create(kind, name.encode()[:15], key, value, entries, ctypes.byref(opts))
+    return _checked(result, f"map {name}")
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Sets one element."""
+    _checked(_lib.bpf_map_update_elem(fd, key, value, 0), "map update")
+
+
+def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
+    """Returns one element's value."""
+    value = ctypes.create_string_buffer(value_size)
+    _checked(_lib.bpf_map_lookup_elem(fd, key, value), "map lookup")
+    return value.raw
+
+
+class Drain:
+    """Takes everything out of hash maps, in batches, into buffers that are kept between calls."""
+
+    def __init__(self, key_size: int, value_size: int, entries: int) -> None:
+        self._sizes = key_size, value_size
+        self._batch = min(entries, 4096)
+        self._keys = ctypes.create_string_buffer(0)
+        self._values = ctypes.create_string_buffer(0)
+
+    def __call__(self, fd: int) -> Iterator[tuple[memoryview, memoryview, int]]:
+        """Yields the keys, the values and how many they are; the views are good until the next step.
+
+        A bucket of the hash that holds more elements than fit (ENOSPC) makes the buffers grow.
+        """
+        key_size, value_size = self._sizes
+        if not self._keys:
+            self._grow()
+        cursor, more = ctypes.create_string_buffer(max(8, key_size)), None
+        while True:
+            count = ctypes.c_uint32(self._batch)
+            result = _lib.bpf_map_lookup_and_delete_batch(
+                fd, more, cursor, self._keys, self._values, ctypes.byref(count), None
+            )
+            if result == -errno.ENOSPC:
+                self._batch *= 2
+                self._grow()
+                continue
+            if result not in (0, -errno.ENOENT):  # ENOENT: this was the last
+                _checked(result, "map drain")
+            if count.value:
+                taken = count.value
+                yield memoryview(self._keys)[: taken * key_size], memoryview(self._values)[: taken * value_size], taken
+            if result:
+                return
+            more = cursor
+
+    def _grow(self) -> None:
+        key_size, value_size = self._sizes
+        self._keys = ctypes.create_string_buffer(key_size * self._batch)
+        self._values = ctypes.create_string_buffer(value_size * self._batch)
+
+
+class Refused(OSError):
+    """The kernel refused a program; log is what the verifier said."""
+
+    def __init__(self, number: int, log: str) -> None:
+        super().__init__(number, os.strerror(number))
+        self.log = log
+
+
+def prog_load(kind: int, name: str, instructions: bytes, attach_type: int = 0, btf_id: int = 0) -> int:
+    """Loads a program of GPL licence. Returns its descriptor; raises Refused with the verifier's log."""
+    opts = _ProgLoadOpts(ctypes.sizeof(_ProgLoadOpts), expected_attach_type=attach_type, attach_btf_id=btf_id)
+    arguments = (kind, name.encode()[:15], b"GPL", instructions, len(instructions) // 8, ctypes.byref(opts))
+    result = _lib.bpf_prog_load(*arguments)
+    if result >= 0:
+        return int(result)
+    # again, only for its words: asking for them the first time would cost every good load as well
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+    opts.log_level, opts.log_size, opts.log_buf = 1, _LOG_SIZE, ctypes.addressof(log)
+    again = _lib.bpf_prog_load(*arguments)
+    if again >= 0:
+        return int(again)
+    raise Refused(-result, log.value.decode("utf-8", "backslashreplace").strip())
+
+
+def vmlinux_btf_id(function: str, attach_type: int) -> int:
+    """Returns the BTF id of a kernel function, for fentry and fexit."""
+    return _checked(_lib.libbpf_find_vmlinux_btf_id(function.encode(), attach_type), function)
+
+
+def raw_tracepoint_open(name: str | None, program: int) -> int:
+    """Attaches a program to a raw tracepoint or, without a name, to the function that it was loaded for."""
+    return _checked(_lib.bpf_raw_tracepoint_open(name.encode() if name else None, program), name or "")
+
+
+def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> int:
+    """Attaches a program to an interface. Returns the link; closing it detaches."""
+    opts = _LinkCreateOpts(ctypes.sizeof(_LinkCreateOpts), flags=flags)
+    return _checked(_lib.bpf_link_create(program, target, attach_type, ctypes.byref(opts)), "link")
+
+
+def enable_statistics() -> int:
+    """Makes the kernel count the runs and the time of every program for as long as the descriptor is open (5.8)."""
+    return _checked(_lib.bpf_enable_stats(STATS_RUN_TIME), "BPF statistics")
+
+
+def program_statistics(fd: int) -> ProgramStatistics:
+    """Returns what the kernel counted of a program. Needs no capability, only the descriptor."""
+    info = _ProgInfo()
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    _checked(_lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "program information")
+    return ProgramStatistics(info.run_cnt, info.run_time_ns, info.recursion_misses)

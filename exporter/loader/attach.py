@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaches loaded programs to hooks, each held by one descriptor: closing it, or dying, detaches.
+
+kprobe, kretprobe, uprobe, uretprobe and tracepoint are perf events (perf_event_open(2); the kprobe and uprobe PMUs are
+in the kernel since 4.17); fentry, fexit and raw tracepoints are links. XDP is in ``network``: interfaces come and go.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import struct
+from pathlib import Path
+
+from exporter import libbpf
+from exporter.errors import AttachError, LoadError
+from exporter.probe import Hook
+
+TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+
+_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_FLAG_FD_CLOEXEC = 8
+_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
+_ATTRIBUTES = struct.Struct("<IIQQQQQIIQQ")  # struct perf_event_attr up to config2
+_ATTRIBUTES_SIZE = 112  # PERF_ATTR_SIZE_VER5
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# family -> type of program, and attach type where the program is loaded for one function
+PROGRAM_TYPES = {
+    "kprobe": (libbpf.PROG_TYPE_KPROBE, 0),
+    "kretprobe": (libbpf.PROG_TYPE_KPROBE, 0),
+    "uprobe": (libbpf.PROG_TYPE_KPROBE, 0),
+    "uretprobe": (libbpf.PROG_TYPE_KPROBE, 0),
+    "tracepoint": (libbpf.PROG_TYPE_TRACEPOINT, 0),
+    "rawtracepoint": (libbpf.PROG_TYPE_RAW_TRACEPOINT, 0),
+    "fentry": (libbpf.PROG_TYPE_TRACING, libbpf.ATTACH_TRACE_FENTRY),
+    "fexit": (libbpf.PROG_TYPE_TRACING, libbpf.ATTACH_TRACE_FEXIT),
+    "xdp": (libbpf.PROG_TYPE_XDP, 0),
+}
+
+
+class NoSuchHook(AttachError):
+    """The hook does not exist on this host: harmless where it is optional."""
+
+
+def check(hook: Hook) -> None:
+    """Raises NoSuchHook where a hook that is to be attached is not there; knows tracepoints only."""
+    if hook.family == "tracepoint":
+        _tracepoint_id(hook)
+
+
+def load_for(hook: Hook, name: str, instructions: bytes) -> int:
+    """Loads a program for a hook. Returns its descriptor; raises LoadError with the verifier's words."""
+    kind, attach_type = PROGRAM_TYPES[hook.family]
+    btf_id = 0
+    if attach_type:
+        try:
+            btf_id = libbpf.vmlinux_btf_id(hook.target, attach_type)
+        except OSError as error:
+            raise LoadError(f"{hook}: this kernel's BTF has no function {hook.target}") from error
+    try:
+        return libbpf.prog_load(kind, name, instructions, attach_type, btf_id)
+    except libbpf.Refused as error:
+        raise LoadError(f"{hook}: the kernel refuses the program {name}: {_last_line(error)}", error.log) from error
+
+
+def _last_line(error: libbpf.Refused) -> str:
+    """What the verifier complains of stands ahead of its statistics; without a log, the errno must do."""
+    lines = [line for line in error.log.splitlines() if line and not line.startswith(("processed ", "verification"))]
+    return f"{lines[-1]} ({error.strerror})" if lines else str(error.strerror)
+
+
+def attach(hook: Hook, program: int) -> int:
+    """Attaches a loaded program. Returns the descriptor that holds it; raises AttachError or NoSuchHook."""
+    try:
+        if hook.family in ("kprobe", "kretprobe"):
+            return _kprobe(hook, program)
+        if hook.family in ("uprobe", "uretprobe"):
+            return _uprobe(hook, program)
+        if hook.family == "tracepoint":
+            return _perf_event(_PERF_TYPE_TRACEPOINT, _tracepoint_id(hook), program)
+        name = hook.target if hook.family == "rawtracepoint" else None
+        return libbpf.raw_tracepoint_open(name, program)
+    except OSError as error:
+        number = error.errno or 0
+        raise AttachError(f"cannot attach to {hook}: {_explain(hook, number)}", errno=number) from error
+
+
+def _explain(hook: Hook, number: int) -> str:
+    if number == errno.ENOENT and hook.family in ("kprobe", "kretprobe"):
+        return f"this kernel has no function {hook.target} that can be probed"
+    if number == errno.EADDRNOTAVAIL:
+        return f"{hook.target} is not a function that the kernel lets be probed"
+    if number in (errno.EPERM, errno.EACCES) and hook.family in ("fentry", "fexit"):
+        return "this kernel does not allow tracing programs (fentry, fexit)"
+    return os.strerror(number)
+
+
+def _tracepoint_id(hook: Hook) -> int:
+    category, _, event = hook.target.partition(":")
+    for root in TRACEFS:
+        if (root / "events").is_dir():
+            try:
+                return int((root / "events" / category / event / "id").read_text())
+            except FileNotFoundError as error:
+                raise NoSuchHook(f"this kernel has no {hook}", errno=errno.ENOENT) from error
+            except OSError as error:
+                raise AttachError(f"cannot read {root}: {error.strerror}", errno=error.errno or 0) from error
+    raise AttachError(f"tracefs is not mounted: mount -t tracefs tracefs {TRACEFS[0]}")
+
+
+def _pmu(name: str) -> tuple[int, int]:
+    """Returns the type of a PMU and the config bit that makes its probes return probes."""
+    folder = Path("/sys/bus/event_source/devices") / name
+    try:
+        kind = int((folder / "type").read_text())
+        bit = (folder / "format" / "retprobe").read_text().strip().removeprefix("config:")
+    except OSError as error:
+        option = f"CONFIG_{name.upper()}_EVENTS"
+        raise AttachError(f"this kernel has no {name}s ({option})", errno=errno.EOPNOTSUPP) from error
+    return kind, 1 << int(bit)
+
+
+def _kprobe(hook: Hook, program: int) -> int:
+    kind, return_bit = _pmu("kprobe")
+    name = ctypes.create_string_buffer(hook.target.encode())
+    config = return_bit if hook.family == "kretprobe" else 0
+    return _perf_event(kind, config, program, ctypes.addressof(name), 0)
+
+
+def _uprobe(hook: Hook, program: int) -> int:
+    kind, return_bit = _pmu("uprobe")
+    module, _, symbol = hook.target.rpartition(":")
+    path, offset = _resolve(hook, module, symbol)
+    name = ctypes.create_string_buffer(path.encode())
+    config = return_bit if hook.family == "uretprobe" else 0
+    return _perf_event(kind, config, program, ctypes.addressof(name), offset)
+
+
+class _Symbol(ctypes.Structure):
+    """struct bcc_symbol of bcc_syms.h"""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("demangle_name", ctypes.c_char_p),
+        ("module", ctypes.c_void_p),
+        ("offset", ctypes.c_uint64),
+    ]
+
+
+def _resolve(hook: Hook, module: str, symbol: str) -> tuple[str, int]:
+    """Returns the file that has a symbol and the symbol's offset in it. A library may be named as ``libc``."""
+    bcc = ctypes.CDLL("libbcc.so.0")
+    bcc.bcc_resolve_symname.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_uint64,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    if "/" in module and not Path(module).exists():
+        raise NoSuchHook(f"cannot attach to {hook}: there is no {module} here", errno=errno.ENOENT)
+    found = _Symbol()
+    short = module if "/" in module else module.removeprefix("lib")
+    if bcc.bcc_resolve_symname(short.encode(), symbol.encode(), 0, 0, None, ctypes.byref(found)) < 0:
+        reason = f"there is no symbol {symbol} in {module}" if "/" in module else f"no {module} here has {symbol}"
+        raise NoSuchHook(f"cannot attach to {hook}: {reason}", errno=errno.ENOENT)
+    return os.fsdecode(ctypes.cast(found.module, ctypes.c_char_p).value or b""), found.offset
+
+
+def _perf_event(kind: int, config: int, program: int, config1: int = 0, config2: int = 0) -> int:
+    """Opens a perf event for all processes and gives it its program.
+
+    It is opened on one CPU, the first that is online, and yet the program runs on all: a probe is one thing to the
+    kernel, and only its perf samples, which are not wanted, are per CPU.
+    """
+    attributes = ctypes.create_string_buffer(_ATTRIBUTES_SIZE)
+    _ATTRIBUTES.pack_into(attributes, 0, kind, _ATTRIBUTES_SIZE, config, 1, 0, 0, 0, 1, 0, config1, config2)
+    number = _PERF_EVENT_OPEN.get(platform.machine())
+    if number is None:
+        raise AttachError(f"perf events are not known for {platform.machine()}")
+    fd = _libc.syscall(number, attributes, -1, _first_cpu(), -1, _PERF_FLAG_FD_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        fcntl.ioctl(fd, _IOC_SET_BPF, program)
+        fcntl.ioctl(fd, _IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return int(fd)
+
+
+def _first_cpu() -> int:
+    online = Path("/sys/devices/system/cpu/online").read_text()
+    return int(online.replace("-", ",").split(",")[0])

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a probe's metrics to C: keys, maps and a counting function for each, put ahead of the probe's own C.
+
+For the metrics ``ebpf_file_io_bytes_total`` and ``ebpf_file_io_operations_total`` by op, comm and file the C gets
+
+    struct file_io_bytes_key { u8 op; …; char comm[16]; char file[64]; };
+    enum { FILE_IO_OP_READ, FILE_IO_OP_WRITE };
+    #define WITH_file 1                                  // 0: the config left this label out
+    void file_io_bytes_add(struct file_io_bytes_key *key, u64 file_io_bytes, u64 file_io_operations);
+
+and for a histogram ``NAME_observe(key, value)``. Labels that the running task gives (comm, user, …) are filled in by
+these functions. Where a table is full, the event is counted under its bounded labels alone, and where that fails too,
+in one last cell: nothing is lost.
+"""
+
+from exporter.kinds import Kind
+from exporter.probe import Field, Metric, Probe, Table
+
+MAP_ENTRIES = 10_240  # keys that a map can take between two reads
+OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels
+
+PRELUDE = r"""
+#ifndef S_IFMT
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define S_ISREG(m) (((m) & S_IFMT) == S_IFREG)
+#endif
+
+/* the smallest n with value <= 2**n */
+static __always_inline u32 ceil_log2(u64 value)
+{
+    u32 n = 0;
+    if (value <= 1)
+        return 0;
+    value--;
+    if (value >> 32) { n += 32; value >>= 32; }
+    if (value >> 16) { n += 16; value >>= 16; }
+    if (value >> 8) { n += 8; value >>= 8; }
+    if (value >> 4) { n += 4; value >>= 4; }
+    if (value >> 2) { n += 2; value >>= 2; }
+    if (value >> 1) n += 1;
+    return n + 1;
+}
+
+BPF_ARRAY(writing, u32, 1);
+"""
+
+
+def source(probe: Probe) -> str:
+    """Returns the whole C of a probe: prelude, generated part, its own file with its own line numbers."""
+    parts = ["/* generated from " + probe.declaration.name + " */", _switches(probe), PRELUDE, _enums(probe)]
+    parts += [_table(table) for table in probe.tables]
+    parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
+    parts.append(probe.source.read_text(encoding="utf-8", errors="replace"))
+    return "\n".join(parts) + "\n"
+
+
+def _escaped(path: str) -> str:
+    return path.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _switches(probe: Probe) -> str:
+    """``WITH_…`` for each label and metric, 1 where it is chosen, and ``OPTION_…`` for each option."""
+    chosen = probe.chosen_names
+    names = sorted({metric.name for metric in probe.metrics} | {
+        label.name for metric in probe.metrics for label in metric.labels
+    })  # fmt: skip
+    lines = [f"#define WITH_{name} {int(name in chosen)}" for name in names]
+    lines += [f"#define OPTION_{name} {value}" for name, value in probe.options]
+    return "\n".join(lines)
+
+
+def _enums(probe: Probe) -> str:
+    lines = {
+        f"enum {{ {', '.join(f'{probe.name}_{label.name}_{value}'.upper() for value in label.kind.values)} }};": None
+        for metric in probe.metrics
+        for label in metric.labels
+        if label.kind.values
+    }
+    return "\n".join(lines)
+
+
+def map_names(table: Table) -> list[str]:
+    """Returns the names of a table's maps, as generated: two halves, the rest, and two halves for what overflows."""
+    names = [f"{table.name}_0", f"{table.name}_1", f"{table.name}_rest"]
+    return names + ([f"{table.name}_over_0", f"{table.name}_over_1"] if table.bounded_size else [])
+
+
+def _member(field: Field, kind: Kind | None) -> str:
+    if kind is None:
+        return f"    u8 {field.name}[{field.size}];"
+    c_type, bracket, count = kind.c_type.partition("[")
+    return f"    {c_type} {field.name}{bracket}{count};"
+
+
+def _table(table: Table) -> str:
+    name = table.name
+    members = "\n".join(_member(field, field.kind) for field in table.fields)
+    described = ", ".join(metric.name for metric in table.metrics)
+    parameters = "u64 value" if table.histogram else ", ".join(f"u64 {value}" for value in table.values)
+    verb = "observe" if table.histogram else "add"
+    head = f"static __always_inline void {name}_{verb}(struct {name}_key *key, {parameters})"
+    offsets = "\n".join(
+        f'_Static_assert(__builtin_offsetof(struct {name}_key, {field.name}) == {field.offset}, "layout");'
+        for field in table.fields
+    )
+    declaration = f"\n/* {described} */\nstruct {name}_key {{\n{members}\n}};\n{offsets}"
+    if not table.chosen:
+        return f"{declaration}\n{head} {{ }}\n"
+    values = len(table.values)
+    structs = f"struct {name}_value {{ u64 v[{values}]; }};\nstruct {name}_over {{ u64 v[{values}]; u64 events; }};"
+    maps = [
+        f"struct {name}_map_key {{ u8 bytes[{table.key_size}]; }};",
+        *(
+            f'BPF_TABLE("hash", struct {name}_map_key, struct {name}_value, {name}_{half}, {MAP_ENTRIES});'
+            for half in "01"
+        ),
+        f"BPF_ARRAY({name}_rest, struct {name}_over, 1);",
+    ]
+    if table.bounded_size:
+        maps.append(f"struct {name}_bounded {{ u8 bytes[{table.bounded_size}]; }};")
+        maps += [
+            f'BPF_TABLE("hash", struct {name}_bounded, struct {name}_over, {name}_over_{half}, {OVERFLOW_ENTRIES});'
+            for half in "01"
+        ]
+    return "\n".join([declaration, structs, *maps, head, _body(table)])
+
+
+def _body(table: Table) -> str:
+    name = table.name
+    lines = [
+        "{",
+        "    int first = 0;",
+        f"    struct {name}_value zero = {{}}, *value_at;",
+        f"    struct {name}_over *over_at;",
+        "    u32 *which = writing.lookup(&first);",
+        "    if (!which)",
+        "        return;",
+    ]
+    lines += ["    " + label.kind.fill.format(field=f"key->{label.name}") for label in table.labels if label.kind.fill]
+    if table.histogram:
+        low, high = table.metrics[0].exponents
+        lines += [
+            "    u32 bucket = ceil_log2(value);",
+            f"    key->bucket = bucket <= {low} ? 0 : bucket > {high} ? {high - low + 1} : bucket - {low};",
+        ]
+        added = ["1", "value"]
+    else:
+        added = list(table.values)
+    adds = [f"lock_xadd(&{{at}}->v[{index}], {amount});" for index, amount in enumerate(added)]
+
+    def choose(map_name: str, key_type: str, target: str, start: str) -> list[str]:
+        call = f"lookup_or_try_init((struct {key_type} *)key, &{start})"
+        return [
+            "    if (*which)",
+            f"        {target} = {map_name}_1.{call};",
+            "    else",
+            f"        {target} = {map_name}_0.{call};",
+        ]
+
+    def count(at: str, indent: str, *more: str) -> list[str]:
+        return [indent + add.format(at=at) for add in adds] + [indent + line for line in more]
+
+    lines += choose(name, f"{name}_map_key", "value_at", "zero")
+    lines += ["    if (value_at) {", *count("value_at", " " * 8, "return;"), "    }"]
+    if table.bounded_size:
+        lines.append(f"    struct {name}_over none = {{}};")
+        lines += choose(f"{name}_over", f"{name}_bounded", "over_at", "none")
+        lines += ["    if (!over_at)", f"        over_at = {name}_rest.lookup(&first);"]
+    else:
+        lines.append(f"    over_at = {name}_rest.lookup(&first);")
+    lines += ["    if (over_at) {", *count("over_at", " " * 8, "lock_xadd(&over_at->events, 1);"), "    }", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def bounds(metric: Metric) -> list[float]:
+    """Returns the upper bounds of a histogram's buckets in its exposed unit, without the last, which is infinite."""
+    first, last = metric.exponents
+    return [2**exponent * metric.scale for exponent in range(first, last + 1)]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What BCC compiles against, with no kernel headers installed: a small tree made from the kernel's own BTF.
+
+BCC includes ``include/linux/kconfig.h`` of the tree that BCC_KERNEL_SOURCE names ahead of everything else. Ours
+claims the include guard of BCC's ``bpf.h`` and brings in ``vmlinux.h``, all types of the running kernel, in its stead.
+Without BTF, BCC finds installed headers by itself.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+from exporter.errors import HeadersError
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+CACHE = Path("/var/cache/ebpf-exporter")
+KEPT = 8  # generations in the cache: a host that goes back and forth between two kernels compiles once each
+
+# BCC's helpers.h includes them; what they would bring is in vmlinux.h.
+_EMPTY = (
+    "linux/types.h",
+    "linux/bpf_common.h",
+    "uapi/linux/bpf.h",
+    "uapi/linux/if_packet.h",
+    "linux/version.h",
+    "linux/log2.h",
+    "asm/page.h",
+)
+
+# BCC declares all helpers that it knows, by the enumerators of enum bpf_func_id, of which an older kernel's BTF has
+# the first ones only. The numbers are ABI: position in this list, plus 136 (include/uapi/linux/bpf.h). 211 is the last:
+# newer functions of the kernel are kfuncs.
+_FIRST_HELPER = 136
+_HELPERS = """
+    skc_to_tcp6_sock skc_to_tcp_sock skc_to_tcp_timewait_sock skc_to_tcp_request_sock skc_to_udp6_sock get_task_stack
+    load_hdr_opt store_hdr_opt reserve_hdr_opt inode_storage_get inode_storage_delete d_path copy_from_user snprintf_btf
+    seq_printf_btf skb_cgroup_classid redirect_neigh per_cpu_ptr this_cpu_ptr redirect_peer task_storage_get
+    task_storage_delete get_current_task_btf bprm_opts_set ktime_get_coarse_ns ima_inode_hash sock_from_file check_mtu
+    for_each_map_elem snprintf sys_bpf btf_find_by_name_kind sys_close timer_init timer_set_callback timer_start
+    timer_cancel get_func_ip get_attach_cookie task_pt_regs get_branch_snapshot trace_vprintk skc_to_unix_sock
+    kallsyms_lookup_name find_vma loop strncmp get_func_arg get_func_ret get_func_arg_cnt get_retval set_retval
+    xdp_get_buff_len xdp_load_bytes xdp_store_bytes copy_from_user_task skb_set_tstamp ima_file_hash kptr_xchg
+    map_lookup_percpu_elem skc_to_mptcp_sock dynptr_from_mem ringbuf_reserve_dynptr ringbuf_submit_dynptr
+    ringbuf_discard_dynptr dynptr_read dynptr_write dynptr_data tcp_raw_gen_syncookie_ipv4 tcp_raw_gen_syncookie_ipv6
+    tcp_raw_check_syncookie_ipv4 tcp_raw_check_syncookie_ipv6 ktime_get_tai_ns user_ringbuf_drain cgrp_storage_get
+    cgrp_storage_delete
+""".split()
+
+
+def cache() -> Path:
+    """Returns the cache folder, made if need be: root's alone, and no link of somebody else's (CVE-2024-2314).
+
+    Raises HeadersError where the folder is not ours to trust.
+    """
+    try:
+        CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = CACHE.lstat()
+    except OSError as error:
+        raise HeadersError(f"cannot make {CACHE}: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise HeadersError(f"{CACHE} is not a folder that only root can write; remove it")
+    return CACHE
+
+
+def kernel_id() -> str:
+    """Returns what tells this kernel's build from any other: part of the key of everything cached."""
+    digest = hashlib.sha256(f"{platform.release()} {platform.version()} {platform.machine()}".encode())
+    if BTF.exists():
+        digest.update(BTF.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def prepare() -> str:
+    """Makes sure that there is something to compile against.
+
+    Returns a value for BCC_KERNEL_SOURCE: the tree made from BTF, or "" where BCC is to use installed headers.
+    Raises HeadersError, saying what to install, where there is neither.
+    """
+    if not BTF.exists():
+        release = platform.release()
+        if Path(f"/lib/modules/{release}/build").exists() or Path("/sys/kernel/kheaders.tar.xz").exists():
+            return ""
+        raise HeadersError(f"this kernel has no BTF ({BTF}): install its headers, linux-headers-{release}")
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    tree = cache() / f"headers-{kernel_id()}-{recipe}"
+    if not tree.exists():
+        with tempfile.TemporaryDirectory(dir=cache()) as work:
+            made = Path(work) / "tree"
+            _make(made)
+            try:
+                made.rename(tree)
+            except OSError:
+                if not tree.exists():  # else another process was faster, with the same result
+                    raise
+        _sweep("headers-*")
+    return str(tree)
+
+
+def _sweep(pattern: str) -> None:
+    trees = sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime)
+    for path in trees[:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _make(tree: Path) -> None:
+    include = tree / "include"
+    for name in _EMPTY:
+        (include / name).parent.mkdir(parents=True, exist_ok=True)
+        (include / name).touch()
+    try:
+        dump = subprocess.run(
+            ["bpftool", "btf", "dump", "file", str(BTF), "format", "c"],
+            capture_output=True,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HeadersError(f"cannot run bpftool: {error}; install the package bpftool") from error
+    if dump.returncode:
+        raise HeadersError(f"bpftool cannot read {BTF}", dump.stderr.decode(errors="backslashreplace"))
+    (include / "vmlinux.h").write_bytes(dump.stdout)
+    (include / "linux" / "kconfig.h").write_text(kconfig(dump.stdout.decode(), platform.release()))
+
+
+def kconfig(vmlinux: str, release: str) -> str:
+    """Returns the text of ``linux/kconfig.h``: what BTF does not have, macros, and helpers newer than the kernel."""
+    version = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
+    numbers = ",".join(part or "0" for part in version.groups()) if version else "0,0,0"
+    known = set(re.findall(r"\bBPF_FUNC_(\w+)\b", vmlinux))
+    missing = [
+        f"#define BPF_FUNC_{name} {number}\n"
+        for number, name in enumerate(_HELPERS, _FIRST_HELPER)
+        if name not in known
+    ]
+    return (
+        "#define BPF_NO_PRESERVE_ACCESS_INDEX\n"
+        "#define __LINUX_BPF_H__\n#define _UAPI__LINUX_BPF_H__\n"
+        f"#define CONFIG_BPF_SYSCALL 1\n#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}\n"
+        "#define KERNEL_VERSION(a,b,c) (((a) << 16) + ((b) << 8) + ((c) > 255 ? 255 : (c)))\n"
+        f"#define LINUX_VERSION_CODE KERNEL_VERSION({numbers})\n"
+        "#define __always_inline inline __attribute__((always_inline))\n"
+        "#define NULL ((void *)0)\n"
+        '#include "vmlinux.h"\n' + "".join(missing)
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From bytecode to descriptors: creates the maps, then tries one mechanism after the other until one holds whole."""
+
+import os
+import re
+
+from exporter import libbpf
+from exporter.child import Crashed
+from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
+from exporter.loader import attach, codegen, compile, headers
+from exporter.loader.bytecode import Bytecode, Map, relocate
+from exporter.probe import Mechanism, Probe
+from exporter.status import Attempt, Loaded
+
+
+class NothingHolds(ProbeError):
+    """No mechanism of a probe could be loaded and attached; ``tried`` has each with its reason."""
+
+    def __init__(self, reason: str, details: str, tried: tuple[Attempt, ...]) -> None:
+        super().__init__(reason, details)
+        self.args = (reason, details, tried)
+        self.tried = tried
+
+
+def start(probe: Probe) -> tuple[Loaded, list[int]]:
+    """Compiles, loads and attaches a probe; to be run in a process of its own. Raises ProbeError."""
+    source = codegen.source(probe)
+    return load(probe, compile.compile_source(probe.name, source, headers.prepare()))
+
+
+def reason(error: ExporterError, words: str) -> str:
+    """Returns in one line why a probe failed. words is what its process wrote to descriptor 2: the compiler's output.
+
+    BCC's own exception only says that it failed, and it crashes on some errors: the first line with ``error:`` is why.
+    """
+    if isinstance(error, CompileError | Crashed):
+        match = re.search(r"^.*?\b(?:fatal )?error: .*$", words, re.MULTILINE)
+        if match:
+            return f"cannot compile: {match[0].strip()}"
+    return str(error)
+
+
+def load(probe: Probe, bytecode: Bytecode) -> tuple[Loaded, list[int]]:
+    """Loads and attaches compiled programs. Returns what came of it, with the descriptors."""
+    maps = [_create(map_) for map_ in bytecode.maps]
+    tried: list[Attempt] = []
+    for mechanism in probe.mechanisms:
+        try:
+            programs, attachments = _attach(probe, mechanism, bytecode, maps)
+        except ProbeError as error:
+            tried.append(Attempt(mechanism.name, error.reason, error.details))
+            continue
+        wanted = {"writing"} | {name for table in probe.tables if table.chosen for name in codegen.map_names(table)}
+        kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
+        loaded = Loaded(
+            mechanism=mechanism.name,
+            tried=tuple(tried),
+            maps=tuple(name for name, _ in kept),
+            programs=tuple(programs),
+            attachments=tuple(names for names, _ in attachments),
+            compiler=bytecode.compiler,
+        )
+        fds = [fd for _, fd in kept] + list(programs.values()) + [fd for _, fd in attachments]
+        return loaded, fds
+    reasons = "; ".join(attempt.reason for attempt in tried)
+    details = "\n\n".join(f"{attempt.reason}\n{attempt.details}".strip() for attempt in tried)
+    raise NothingHolds(reasons, details, tuple(tried))
+
+
+def _create(map_: Map) -> int:
+    if map_.type == libbpf.MAP_TYPE_ARRAY_OF_MAPS:
+        raise LoadError(f"map {map_.name}: maps of maps are not supported")
+    try:
+        return libbpf.map_create(map_.type, map_.name, map_.key_size, map_.value_size, map_.entries, map_.flags)
+    except OSError as error:
+        raise LoadError(f"the kernel refuses the map {map_.name}: {error.strerror}") from error
+
+
+def _attach(
+    probe: Probe, mechanism: Mechanism, bytecode: Bytecode, maps: list[int]
+) -> tuple[dict[str, int], list[tuple[tuple[str, str], int]]]:
+    """Loads and attaches the programs of one mechanism, all or none.
+
+    A function that is attached to several hooks is loaded once, except for fentry and fexit, where a program is loaded
+    for one kernel function: those are named ``function@target`` from the second on.
+    """
+    programs: dict[str, int] = {}
+    attachments: list[tuple[tuple[str, str], int]] = []
+    try:
+        for program in probe.programs(mechanism):
+            if program.name not in bytecode.programs:
+                raise CompileError(f"{probe.source} has no function {program.name} that is not static")
+            instructions = relocate(bytecode.programs[program.name], maps.__getitem__)
+            for hook in program.hooks:
+                try:
+                    attach.check(hook)
+                except attach.NoSuchHook:
+                    if hook.optional:
+                        continue
+                    raise
+                name = program.name
+                if name in programs and hook.family in ("fentry", "fexit"):
+                    name = f"{program.name}@{hook.target}"
+                if name not in programs:
+                    programs[name] = attach.load_for(hook, program.name, instructions)
+                if hook.family != "xdp":
+                    attachments.append(((name, str(hook)), attach.attach(hook, programs[name])))
+    except ProbeError:
+        for fd in [*programs.values(), *(fd for _, fd in attachments)]:
+            os.close(fd)
+        raise
+    return programs, attachments

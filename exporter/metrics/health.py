@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter's metrics of itself, served by prometheus_client along with the process metrics."""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from exporter import __version__, libbpf
+from exporter.metrics.maps import ProbeMaps
+from exporter.status import ProbeStatus
+
+
+@dataclass
+class Running:
+    """A probe whose maps are here. programs are descriptors by name."""
+
+    maps: ProbeMaps
+    programs: dict[str, int]
+
+
+@dataclass(eq=False)
+class Health:
+    """What the worker knows of itself and of the probes; a collector for prometheus_client. Times in seconds."""
+
+    config_loaded: float
+    compiler: str = ""
+    settled: bool = False  # every probe has started or failed
+    statuses: dict[str, ProbeStatus] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
+    worker_restarts: int = 0
+    last_read: float = 0.0
+    last_read_duration: float = 0.0
+
+    def registry(self) -> CollectorRegistry:
+        """Returns a registry with this and the process metrics."""
+        registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=registry)
+        registry.register(self)  # type: ignore[arg-type]  # a Collector by its method
+        return registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the families; prometheus_client calls it."""
+        yield from self._of_exporter()
+        yield from self._of_probes()
+        yield from self._of_programs()
+        yield from self._of_series()
+
+    def _of_exporter(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("ebpf_exporter_build_info", "Versions; always 1.", labels=["version", "bcc", "kernel"])
+        info.add_metric([__version__, self.compiler, platform.release()], 1)
+        yield info
+        yield GaugeMetricFamily(
+            "ebpf_exporter_last_read_seconds", "Time that the last read of all maps took.", self.last_read_duration
+        )
+        yield GaugeMetricFamily(
+            "ebpf_exporter_last_read_timestamp_seconds", "When all maps were last read.", self.last_read
+        )
+        yield GaugeMetricFamily(
+            "ebpf_exporter_config_last_reload_successful", "Whether the config was read with success, last time.", 1
+        )
+        yield GaugeMetricFamily(
+            "ebpf_exporter_config_last_reload_success_timestamp_seconds",
+            "When the config was last read with success.",
+            self.config_loaded,
+        )
+        yield CounterMetricFamily(
+            "ebpf_exporter_worker_restarts_total", "Times that the worker was started again.", self.worker_restarts
+        )
+
+    def _of_probes(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("ebpf_exporter_probe_up", "Whether all of a probe is attached.", labels=["probe"])
+        info = GaugeMetricFamily(
+            "ebpf_exporter_probe_info",
+            "State of a probe, how it is attached, and why not (better); always 1.",
+            labels=["probe", "state", "mechanism", "reason"],
+        )
+        for status in self.statuses.values():
+            up.add_metric([status.name], status.state == "running")
+            info.add_metric([status.name, status.state, status.mechanism, status.reason], 1)
+        yield from (up, info)
+
+    def _of_programs(self) -> Iterator[Metric]:
+        labels = ["probe", "program"]
+        runs = CounterMetricFamily(
+            "ebpf_exporter_program_runs_total", "Runs of a BPF program, by the kernel's own statistics.", labels=labels
+        )
+        seconds = CounterMetricFamily(
+            "ebpf_exporter_program_run_seconds_total",
+            "Time in a BPF program, by the kernel's own statistics.",
+            labels=labels,
+        )
+        missed = CounterMetricFamily(
+            "ebpf_exporter_events_missed_total", "Events for which the kernel did not run the program.", labels=labels
+        )
+        for name, running in self.running.items():
+            for program, fd in running.programs.items():
+                statistics = libbpf.program_statistics(fd)
+                runs.add_metric([name, program], statistics.runs)
+                seconds.add_metric([name, program], statistics.run_ns / 1e9)
+                missed.add_metric([name, program], statistics.missed)
+        yield from (runs, seconds, missed)
+
+    def _of_series(self) -> Iterator[Metric]:
+        overflowed = CounterMetricFamily(
+            "ebpf_exporter_events_overflowed_total",
+            "Events counted under (other) because a kernel map was full.",
+            labels=["probe", "metric"],
+        )
+        series = GaugeMetricFamily("ebpf_exporter_series", "Series of a metric, with (other).", labels=["metric"])
+        folded = CounterMetricFamily(
+            "ebpf_exporter_series_folded_total",
+            "Times that a key was counted under (other) because a metric had its max_series.",
+            labels=["metric"],
+        )
+        for name, running in self.running.items():
+            for table in running.maps.tables:
+                for metric in table.table.metrics:
+                    if metric.chosen:
+                        overflowed.add_metric([name, metric.name], table.overflowed)
+                        series.add_metric([metric.name], len(table))
+                        folded.add_metric([metric.name], table.folded)
+        yield from (overflowed, series, folded)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads probes' maps exactly: while one half of a table is drained, programs write the other.
+
+To read: turn the switches of all probes; wait once, until no program still writes the old halves; drain those. The wait
+is an update of an array of maps, from which the kernel returns only after every BPF program that was running has ended
+(commit 1ae80cf31938, "bpf: wait for running BPF programs when updating map-in-map", 5.0).
+"""
+
+import struct
+
+from exporter import libbpf
+from exporter.loader.codegen import MAP_ENTRIES, OVERFLOW_ENTRIES
+from exporter.metrics.series import Series
+from exporter.probe import Probe
+
+_FIRST = struct.pack("=I", 0)
+
+
+class Barrier:
+    """Waits for all running BPF programs."""
+
+    def __init__(self, outer: int, inner: int) -> None:
+        self._outer = outer
+        self._value = struct.pack("=I", inner)
+
+    @staticmethod
+    def create() -> list[int]:
+        """Makes the two maps that a barrier is of. Returns their descriptors, in the constructor's order."""
+        inner = libbpf.map_create(libbpf.MAP_TYPE_ARRAY, "barrier_inner", 4, 4, 1)
+        return [libbpf.map_create(libbpf.MAP_TYPE_ARRAY_OF_MAPS, "barrier", 4, 4, 1, inner=inner), inner]
+
+    def wait(self) -> None:
+        libbpf.map_update(self._outer, _FIRST, self._value)
+
+
+class ProbeMaps:
+    """The maps of one running probe, and the series that they add to."""
+
+    def __init__(self, probe: Probe, fds: dict[str, int]) -> None:
+        self._switch = fds["writing"]
+        self._fds = fds
+        self._half = int.from_bytes(libbpf.map_lookup(self._switch, _FIRST, 4), "little")  # whoever was here before
+        self.tables = [Series(table, probe.max_series) for table in probe.tables if table.chosen]
+        self._drains = [
+            (
+                libbpf.Drain(series.table.key_size, 8 * len(series.table.values), MAP_ENTRIES),
+                libbpf.Drain(series.table.bounded_size, 8 * (len(series.table.values) + 1), OVERFLOW_ENTRIES),
+            )
+            for series in self.tables
+        ]
+
+    def turn(self) -> None:
+        """Makes the programs write the other half from their next run on."""
+        self._half ^= 1
+        libbpf.map_update(self._switch, _FIRST, struct.pack("=I", self._half))
+
+    def drain(self) -> None:
+        """Moves everything from the half that is not written into the series."""
+        old = self._half ^ 1
+        for series, (drain, drain_overflow) in zip(self.tables, self._drains, strict=True):
+            name = series.table.name
+            for keys, values, _ in drain(self._fds[f"{name}_{old}"]):
+                series.add(keys, values)
+            if series.table.bounded_size:
+                for keys, values, _ in drain_overflow(self._fds[f"{name}_over_{old}"]):
+                    series.add_overflow(keys, values)
+            series.set_rest(libbpf.map_lookup(self._fds[f"{name}_rest"], _FIRST, 8 * (len(series.table.values) + 1)))
+
+
+def read(barrier: Barrier, probes: list[ProbeMaps]) -> None:
+    """Brings the series of all probes up to now."""
+    for probe in probes:
+        probe.turn()
+    barrier.wait()
+    for probe in probes:
+        probe.drain()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which privileges the supervisor needs, and how the worker gives them all up."""
+
+import ctypes
+import os
+import pwd
+import struct
+from pathlib import Path
+
+from exporter import libbpf
+from exporter.errors import StartError
+from exporter.probe import Probe
+
+USER = "ebpf-exporter"
+NOBODY = 65534
+
+_CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = (
+    6,
+    7,
+    12,
+    2,
+    21,
+    38,
+    39,
+)
+_NAMES = {
+    _CAP_SETGID: "CAP_SETGID",
+    _CAP_SETUID: "CAP_SETUID",
+    _CAP_NET_ADMIN: "CAP_NET_ADMIN",
+    _CAP_DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH",
+    _CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
+    _CAP_PERFMON: "CAP_PERFMON",
+    _CAP_BPF: "CAP_BPF",
+}
+_ALWAYS = {
+    _CAP_BPF: "to load BPF programs",
+    _CAP_PERFMON: "to attach them",
+    _CAP_SETUID: "to give the worker another user",
+    _CAP_SETGID: "to give the worker another group",
+}
+# family of hooks -> what it wants besides
+_BY_FAMILY = {
+    "tracepoint": {_CAP_DAC_READ_SEARCH: "to read tracefs"},
+    # the perf PMUs, since the fix of CVE-2025-38466 in 5.15.189, 6.1.146, 6.6.99 and 6.12.39
+    "uprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
+    "uretprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
+    "xdp": {_CAP_NET_ADMIN: "to attach XDP"},
+}
+
+_PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 8, 24, 38, 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def require(probes: list[Probe]) -> None:
+    """Raises StartError, naming it, where a capability that these probes need is missing."""
+    wanted = dict(_ALWAYS)
+    for probe in probes:
+        for mechanism in probe.mechanisms:
+            for program in probe.programs(mechanism):
+                for hook in program.hooks:
+                    wanted |= _BY_FAMILY.get(hook.family, {})
+    held = _effective()
+    missing = [f"{_NAMES[cap]} ({why})" for cap, why in sorted(wanted.items()) if not held >> cap & 1]
+    if missing:
+        who = "run it as root" if os.geteuid() else "this root is a restricted one"
+        raise StartError(f"lacks {', '.join(missing)}: {who}")
+
+
+def _effective() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def worker_ids() -> tuple[int, int]:
+    """Returns the uid and gid of the worker: those of the user ebpf-exporter if there is one, else nobody's."""
+    try:
+        entry = pwd.getpwnam(USER)
+    except KeyError:
+        return NOBODY, NOBODY
+    return entry.pw_uid, entry.pw_gid
+
+
+def drop(keep_bpf: bool) -> None:
+    """Gives up root and every capability, for good. keep_bpf keeps CAP_BPF alone, for kernels before 5.19."""
+    uid, gid = worker_ids()
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for capability in range(last + 1):
+        if not (keep_bpf and capability == _CAP_BPF):
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # without CAP_SETPCAP the next lines have to do
+    if keep_bpf:
+        _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    mask = 1 << _CAP_BPF if keep_bpf else 0
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    if _libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)):
+        raise StartError(f"cannot drop capabilities: {os.strerror(ctypes.get_errno())}")
+    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def maps_need_bpf(map_fd: int) -> bool:
+    """Whether this kernel refuses a map's content to a process without CAP_BPF, as it did before 5.19; by trial."""
+    pid = os.fork()
+    if pid == 0:
+        code = 2
+        try:
+            drop(keep_bpf=False)
+            libbpf.map_lookup(map_fd, bytes(4), 4)
+            code = 0
+        except PermissionError:
+            code = 1
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) != 0

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary: what a probe is, once its two files and the config are read. Frozen, and free of the kernel.
+
+A ``Probe`` has ``Mechanism``s, tried in order; a mechanism has ``Program``s, each a C function with its ``Hook``s.
+It has ``Metric``s; those of one type with the same labels share a ``Table``: one key, one pair of kernel maps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from exporter.kinds import Kind
+
+FAMILIES = ("kprobe", "kretprobe", "fentry", "fexit", "tracepoint", "rawtracepoint", "uprobe", "uretprobe", "xdp")
+
+OTHER = "(other)"  # what an unbounded label reads where its true value has no series
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Where a program is attached, named as ``bpftrace -l`` prints it: ``family:target``.
+
+    An optional hook may be absent from this kernel (a system call that arm64 never had) without any harm.
+    """
+
+    family: str
+    target: str
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.family}:{self.target}" if self.target else self.family
+
+
+@dataclass(frozen=True)
+class Program:
+    """A C function and its hooks. needed_for names the labels and metrics without which it is not attached at all."""
+
+    name: str
+    hooks: tuple[Hook, ...]
+    needed_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """Programs that do a probe's work together; the first mechanism that loads and attaches whole is used."""
+
+    programs: tuple[Program, ...]
+
+    @property
+    def name(self) -> str:
+        """Its hooks' families, such as ``kprobe+kretprobe``; shared by all programs of one family."""
+        return "+".join(sorted({hook.family for program in self.programs for hook in program.hooks}))
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label that a metric can have; chosen says whether this config wants it."""
+
+    name: str
+    kind: Kind
+    chosen: bool = True
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that a probe can have; chosen says whether this config wants it.
+
+    A histogram has buckets at 2**first_exponent … 2**last_exponent in the kernel's unit, and one for what is above;
+    scale takes the kernel's unit (nanoseconds, say) to the exposed base unit (seconds).
+    """
+
+    name: str
+    type: str
+    help: str
+    labels: tuple[Label, ...]
+    chosen: bool = True
+    scale: float = 1.0
+    exponents: tuple[int, int] = (0, 0)
+
+    @property
+    def short_name(self) -> str:
+        """The name that the generated C gives it: ``ebpf_file_io_bytes_total`` -> ``file_io_bytes``."""
+        return self.name.removeprefix("ebpf_").removesuffix("_total")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a key in the kernel: a label, the bucket of a histogram, or padding. offset and size in bytes."""
+
+    name: str
+    kind: Kind | None
+    offset: int
+    size: int
+
+
+BUCKET = Kind("bucket", "u8", 1, 1, True)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Metrics of one type with the same labels: they share one key and so one pair of kernel maps.
+
+    A key is laid out bounded labels first, so that its first ``bounded_size`` bytes are the key of the overflow map.
+    Fields that are left out come last, beyond ``key_size``: the C may assign to them, and it counts for nothing.
+    """
+
+    metrics: tuple[Metric, ...]
+
+    @property
+    def name(self) -> str:
+        return self.metrics[0].short_name
+
+    @property
+    def histogram(self) -> bool:
+        return self.metrics[0].type == "histogram"
+
+    @property
+    def chosen(self) -> bool:
+        return any(metric.chosen for metric in self.metrics)
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The chosen labels, in the YAML's order."""
+        return tuple(label for label in self.metrics[0].labels if label.chosen)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The names of a map value's u64 fields."""
+        return ("count", "sum") if self.histogram else tuple(metric.short_name for metric in self.metrics)
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """The key's fields in order, with all padding made explicit; those left out are at the end."""
+        declared = self.metrics[0].labels
+        bucket = [("bucket", BUCKET)] if self.histogram else []
+        bounded = bucket + [(label.name, label.kind) for label in declared if label.chosen and label.kind.bounded]
+        unbounded = [(label.name, label.kind) for label in declared if label.chosen and not label.kind.bounded]
+        absent = [
+            (label.name, label.kind) for label in declared if not label.chosen and label.kind.align == label.kind.size
+        ]
+        fields: list[Field] = []
+        offset = 0
+
+        def pad(to: int) -> None:
+            nonlocal offset
+            if missing := -offset % to:
+                fields.append(Field(f"_pad{offset}", None, offset, missing))
+                offset += missing
+
+        for group in (bounded, unbounded, absent):
+            for name, kind in sorted(group, key=lambda item: -item[1].align):
+                pad(kind.align)
+                fields.append(Field(name, kind, offset, kind.size))
+                offset += kind.size
+            pad(4)  # the kernel hashes whole words faster
+            if group is unbounded and not offset:
+                fields.append(Field("_none", None, 0, 4))
+                offset = 4
+        pad(max((item.kind.align for item in fields if item.kind), default=4))
+        return tuple(fields)
+
+    def _end(self, bounded_only: bool) -> int:
+        names = {label.name for label in self.labels if label.kind.bounded or not bounded_only} | {"bucket"}
+        ends = [item.offset + item.size for item in self.fields if item.name in names]
+        return (max(ends, default=0) + 3) & ~3
+
+    @cached_property
+    def key_size(self) -> int:
+        """Bytes of a key in the kernel's map. A table without labels still needs one: four zero bytes."""
+        return self._end(bounded_only=False) or 4
+
+    @cached_property
+    def bounded_size(self) -> int:
+        """Bytes of a key in the overflow map; 0 where no label is bounded."""
+        return self._end(bounded_only=True)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe with the config applied. source is its C, declaration its YAML."""
+
+    name: str
+    purpose: str
+    declaration: Path
+    source: Path
+    mechanisms: tuple[Mechanism, ...]
+    metrics: tuple[Metric, ...]
+    options: tuple[tuple[str, int], ...] = ()
+    max_series: int = 1000
+    interfaces: tuple[str, ...] = ()
+    mode: str = "auto"
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The metrics, grouped by type and declared labels. What the config leaves out does not change the groups."""
+        groups: dict[object, list[Metric]] = {}
+        for metric in self.metrics:
+            shape = tuple((label.name, label.kind) for label in metric.labels)
+            alone = metric.name if metric.type == "histogram" else ""
+            groups.setdefault((metric.type, shape, alone), []).append(metric)
+        return tuple(Table(tuple(metrics)) for metrics in groups.values())
+
+    @property
+    def chosen_names(self) -> frozenset[str]:
+        """Names of the chosen metrics and of their chosen labels: what a program can be needed for."""
+        metrics = [metric for metric in self.metrics if metric.chosen]
+        return frozenset({metric.name for metric in metrics} | {
+            label.name for metric in metrics for label in metric.labels if label.chosen
+        })  # fmt: skip
+
+    def programs(self, mechanism: Mechanism) -> Sequence[Program]:
+        """Returns the programs of a mechanism that the chosen labels and metrics need."""
+        return [
+            program
+            for program in mechanism.programs
+            if not program.needed_for or self.chosen_names.intersection(program.needed_for)
+        ]

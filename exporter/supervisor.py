@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The privileged process: starts compile children and the worker, holds what attaches the probes, watches interfaces.
+
+It never talks to the network. What it holds, it holds by descriptors: when it ends, in whatever way, the kernel closes
+them and nothing of ours is left attached.
+"""
+
+import dataclasses
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from exporter import libbpf, privileges, systemd, worker
+from exporter.channel import Channel
+from exporter.child import Child, isolated
+from exporter.errors import ExporterError, ProbeError, StartError
+from exporter.loader import load
+from exporter.loader.attach import TRACEFS
+from exporter.loader.load import NothingHolds
+from exporter.metrics.maps import Barrier
+from exporter.network import Changes, XdpAttachments
+from exporter.probe import Probe
+from exporter.status import Loaded, ProbeStatus
+
+COMPILE_SECONDS = 300.0  # a compile takes one second; on an emulated machine, a quarter of a minute
+STOP_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a config asks for."""
+
+    listen: tuple[tuple[str, int], ...]
+    interval: float
+    probes: tuple[Probe, ...]
+
+
+def plan(path: Path) -> Plan:
+    """Reads a config and its probes in a process of its own. Raises ConfigError with every problem."""
+    result = isolated(_plan, path)
+    assert isinstance(result, Plan)
+    return result
+
+
+def _plan(path: Path) -> Plan:
+    from exporter import catalog, config  # with PyYAML and jsonschema, which the daemon need not keep
+
+    found = config.load(path)
+    return Plan(found.listen, found.interval, tuple(catalog.load(found)))
+
+
+def listen(addresses: tuple[tuple[str, int], ...]) -> list[socket.socket]:
+    """Opens the listening sockets; a name such as localhost stands for all its addresses. Raises StartError."""
+    sockets: list[socket.socket] = []
+    for host, port in addresses:
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        failures = []
+        for family, _, _, _, address in dict.fromkeys(found):
+            one = socket.socket(family, socket.SOCK_STREAM)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                one.bind(address)
+                one.listen(128)
+                sockets.append(one)
+            except OSError as error:
+                one.close()
+                failures.append(error)
+        taken = [error for error in failures if error.errno != 99]  # EADDRNOTAVAIL: a host without IPv6
+        if taken or len(failures) == len(found):
+            reason = (taken or failures)[0].strerror
+            raise StartError(f"cannot listen on {host or '*'}:{port}: {reason}; is another exporter running?")
+    return sockets
+
+
+class _Ready(Protocol):
+    """What a selector's entry does when it is readable."""
+
+    def __call__(self) -> None: ...
+
+
+@dataclass
+class _Held:
+    """A probe that runs: the descriptors that must stay open, and what the worker is to be told and given."""
+
+    probe: Probe
+    loaded: Loaded
+    shared: list[int]  # maps and programs
+    attachments: list[int]
+    xdp: list[XdpAttachments] = field(default_factory=list)
+
+
+class Supervisor:
+    """The privileged process's state and its loop."""
+
+    def __init__(self, wanted: Plan) -> None:
+        self._plan = wanted
+        self._selector = selectors.DefaultSelector()
+        self._statuses = {probe.name: ProbeStatus(probe.name, probe.purpose) for probe in wanted.probes}
+        self._held: dict[str, _Held] = {}
+        self._waiting = list(wanted.probes)
+        self._compiling: dict[str, tuple[Child, float]] = {}
+        self._worker_pid = 0
+        self._channel: Channel | None = None
+        self._restarts = 0
+        self._loaded_at = time.time()
+        self._stopping = False
+        self._ready = False
+
+    def run(self) -> None:
+        """Runs until SIGTERM or SIGINT. Raises StartError where it can't begin."""
+        privileges.require(list(self._plan.probes))
+        self._listening = listen(self._plan.listen)
+        self._watch_signals()
+        self._mount_tracefs()
+        try:
+            self._barrier = Barrier.create()
+        except OSError as error:
+            raise StartError(f"this kernel refuses BPF maps: {error.strerror}") from error
+        self._keep_bpf = privileges.maps_need_bpf(self._barrier[1])
+        try:
+            self._statistics = libbpf.enable_statistics()
+        except OSError as error:
+            log.warning("no BPF statistics, so no runs and no run time of programs: %s", error.strerror)
+        self._start_worker()
+        self._changes = Changes()
+        self._selector.register(self._changes, selectors.EVENT_READ, self._interfaces_changed)
+        self._start_compiling()
+        try:
+            while not self._stopping:
+                for key, _ in self._selector.select(self._next_deadline()):
+                    key.data()
+                self._kill_the_hung()
+        finally:
+            self._stop()
+
+    # -- signals and the clock
+
+    def _watch_signals(self) -> None:
+        ours, self._wakeup = socket.socketpair()
+        ours.setblocking(False)
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+        def signalled() -> None:
+            ours.recv(64)
+            self._stopping = True
+
+        self._selector.register(ours, selectors.EVENT_READ, signalled)
+
+    def _next_deadline(self) -> float | None:
+        deadlines = [deadline for _, deadline in self._compiling.values()]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _kill_the_hung(self) -> None:
+        for name, (compiler, deadline) in self._compiling.items():
+            if time.monotonic() > deadline:
+                log.error("probe %s: still not compiled after %.0f s", name, COMPILE_SECONDS)
+                compiler.kill()
+
+    # -- probes
+
+    def _mount_tracefs(self) -> None:
+        if any((root / "events").is_dir() for root in TRACEFS):
+            return
+        mount = subprocess.run(["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])], capture_output=True, check=False)
+        if mount.returncode == 0:
+            log.info("mounted tracefs on %s", TRACEFS[0])
+        else:
+            log.warning("tracefs is not mounted and cannot be: %s", mount.stderr.decode(errors="replace").strip())
+
+    def _start_compiling(self) -> None:
+        while self._waiting and len(self._compiling) < (os.cpu_count() or 1):
+            probe = self._waiting.pop(0)
+            compiler = Child(load.start, probe)
+            self._compiling[probe.name] = compiler, time.monotonic() + COMPILE_SECONDS
+            self._selector.register(compiler, selectors.EVENT_READ, lambda probe=probe: self._compiled(probe))
+
+    def _compiled(self, probe: Probe) -> None:
+        compiler, _ = self._compiling.pop(probe.name)
+        self._selector.unregister(compiler)
+        try:
+            loaded, fds, _ = compiler.result()
+        except ExporterError as error:
+            self._failed(probe, error)
+        else:
+            self._adopt(probe, loaded, fds)
+        self._start_compiling()
+        self._tell_statuses()
+
+    def _failed(self, probe: Probe, error: ExporterError) -> None:
+        words = "\n".join(getattr(error, "__notes__", []))
+        details = "\n".join(filter(None, [error.details if isinstance(error, ProbeError) else "", words]))
+        reason = load.reason(error, words)
+        tried = error.tried if isinstance(error, NothingHolds) else ()
+        self._set(probe.name, state="failed", reason=reason, details=details, tried=tried)
+        log.error("probe %s: failed: %s", probe.name, reason)
+
+    def _adopt(self, probe: Probe, loaded: Loaded, fds: list[int]) -> None:
+        shared = len(loaded.maps) + len(loaded.programs)
+        held = _Held(probe, loaded, fds[:shared], fds[shared:])
+        if probe.interfaces:
+            programs = fds[len(loaded.maps) : shared]
+            held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]
+        self._held[probe.name] = held
+        self._set(
+            probe.name,
+            state="running",
+            mechanism=loaded.mechanism,
+            tried=loaded.tried,
+            attachments=loaded.attachments,
+        )
+        for attempt in loaded.tried:
+            log.info("probe %s: %s; using %s", probe.name, attempt.reason, loaded.mechanism)
+        self._update_interfaces(held)
+        self._give(held)
+
+    def _set(self, name: str, **changes: object) -> None:
+        self._statuses[name] = dataclasses.replace(self._statuses[name], **changes)  # type: ignore[arg-type]  # by name
+
+    def _interfaces_changed(self) -> None:
+        self._changes.clear()
+        before = dict(self._statuses)
+        for held in self._held.values():
+            self._update_interfaces(held)
+        if self._statuses != before:
+            self._tell_statuses()
+
+    def _update_interfaces(self, held: _Held) -> None:
+        if not held.xdp:
+            return
+        reasons = [reason for attachments in held.xdp for reason in attachments.update()]
+        links = [
+            (program, link)
+            for program, attachments in zip(held.loaded.programs, held.xdp, strict=True)
+            for link in attachments.links
+        ]
+        modes = sorted({link.mode for _, link in links})
+        state, reason = "degraded" if reasons else "running", "; ".join(reasons)
+        if (state, reason) != (self._statuses[held.probe.name].state, self._statuses[held.probe.name].reason):
+            log.warning("probe %s: %s", held.probe.name, f"{state}: {reason}" if reason else state)
+        self._set(
+            held.probe.name,
+            state=state,
+            reason=reason,
+            mechanism=f"xdp {'+'.join(modes)}" if modes else "xdp",
+            attachments=tuple((program, f"xdp:{link.interface} ({link.mode})") for program, link in links),
+        )
+
+    # -- the worker
+
+    def _start_worker(self) -> None:
+        ours, theirs = Channel.pair()
+        start = worker.Start(self._plan.interval, self._loaded_at, self._restarts)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            worker.main(start, theirs, self._barrier, self._listening, self._keep_bpf, parent)
+        theirs.close()
+        self._worker_pid, self._channel = pid, ours
+        self._worker_end = os.pidfd_open(pid)
+        self._selector.register(self._worker_end, selectors.EVENT_READ, self._worker_ended)
+        for held in self._held.values():
+            self._give(held)
+        self._tell_statuses()
+
+    def _worker_ended(self) -> None:
+        self._selector.unregister(self._worker_end)
+        os.close(self._worker_end)
+        _, status = os.waitpid(self._worker_pid, 0)
+        self._worker_pid = 0
+        assert self._channel is not None
+        self._channel.close()
+        self._channel = None
+        self._restarts += 1
+        log.error("the worker ended (%s); starting it again", _ending(status))
+        time.sleep(min(0.1 * self._restarts, 1.0))  # a worker that can't start at all shall not take a core
+        self._start_worker()
+
+    def _give(self, held: _Held) -> None:
+        self._send(worker.Adopt(held.probe, held.loaded), held.shared)
+
+    def _tell_statuses(self) -> None:
+        settled = not self._waiting and not self._compiling
+        self._send(worker.Statuses(tuple(self._statuses.values()), settled))
+        if settled and not self._ready:
+            self._ready = True
+            self._announce()
+
+    def _send(self, message: object, fds: list[int] | None = None) -> None:
+        if self._channel is None:
+            return
+        try:
+            self._channel.send(message, fds)
+        except OSError:  # it has just ended; its successor is told everything anew
+            return
+
+    def _announce(self) -> None:
+        width = max(map(len, self._statuses))
+        for status in self._statuses.values():
+            state = f"{status.state} ({status.mechanism})" if status.mechanism else status.state
+            log.info("%-*s  %-24s  %s", width, status.name, state, status.reason or status.purpose)
+        pages = dict.fromkeys(f"http://{host or 'localhost'}:{port}/metrics" for host, port in self._plan.listen)
+        log.info("metrics on %s", " ".join(pages))
+        systemd.notify("READY=1")
+
+    def _stop(self) -> None:
+        systemd.notify("STOPPING=1")
+        signal.set_wakeup_fd(-1)
+        for compiler, _ in self._compiling.values():
+            compiler.kill()
+        if not self._worker_pid:
+            return
+        os.kill(self._worker_pid, signal.SIGTERM)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._worker_end, selectors.EVENT_READ)
+            if not selector.select(STOP_SECONDS):
+                os.kill(self._worker_pid, signal.SIGKILL)
+        os.waitpid(self._worker_pid, 0)
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"code {code}" if code >= 0 else signal.Signals(-code).name

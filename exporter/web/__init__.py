@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What answers on the network: HTTP, and the pages behind it."""

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An HTTP/1.1 server for one small site: h11 for the protocol, asyncio for the sockets.
+
+No client can hold up another: each waits on its own; a request has to arrive within a time; headers and connections are
+bounded, and when there are too many connections the one that has been silent longest gives way.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
+
+import h11
+
+from exporter.web.negotiation import accepts_gzip
+
+MAX_CONNECTIONS = 256
+MAX_HEADER_BYTES = 16 * 1024
+REQUEST_SECONDS = 10.0  # for a request to arrive once it has begun, and for the first to begin
+IDLE_SECONDS = 120.0  # between requests: a Prometheus that scrapes each minute keeps its connection
+SEND_SECONDS = 30.0  # for a client to take an answer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer; headers besides those that every answer has."""
+
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[str, Mapping[str, str]], Awaitable[Response]]  # path without its query, headers in small letters
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One client: its task, and since when nothing has come from it."""
+
+    task: "asyncio.Task[None]"
+    silent_since: float
+
+
+class Server:
+    """Serves one handler on sockets that already listen."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._connections: set[_Connection] = set()
+
+    async def serve(self, listening: list[socket.socket]) -> None:
+        """Starts to accept; returns at once."""
+        for one in listening:
+            await asyncio.start_server(self._accepted, sock=one, limit=MAX_HEADER_BYTES * 2)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connection = _Connection(task, time.monotonic())
+        self._connections.add(connection)
+        if len(self._connections) > MAX_CONNECTIONS:
+            min(self._connections, key=lambda other: other.silent_since).task.cancel()
+        try:
+            await self._converse(connection, reader, writer)
+        except (OSError, TimeoutError, asyncio.CancelledError):  # the client is gone or too slow, or gives way
+            pass
+        finally:
+            self._connections.discard(connection)
+            writer.close()
+
+    async def _converse(
+        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
+        patience = REQUEST_SECONDS
+        while True:
+            try:
+                request = await self._request(connection, protocol, reader, patience)
+            except h11.RemoteProtocolError as error:
+                status = HTTPStatus(error.error_status_hint)
+                await self._send(protocol, writer, Response(status, f"{status.phrase}\n".encode()), None)
+                return
+            if request is None:
+                return
+            response = await self._respond(request)
+            await self._send(protocol, writer, response, request)
+            if protocol.our_state is not h11.DONE or protocol.their_state is not h11.DONE:
+                return
+            protocol.start_next_cycle()
+            patience = IDLE_SECONDS
+
+    async def _request(
+        self, connection: _Connection, protocol: h11.Connection, reader: asyncio.StreamReader, patience: float
+    ) -> h11.Request | None:
+        """Returns the next request, its body read and dropped; None where the client has ended."""
+        request: h11.Request | None = None
+        deadline = time.monotonic() + patience
+        began = False
+        while True:
+            event = protocol.next_event()
+            if event is h11.NEED_DATA:
+                async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                    data = await reader.read(MAX_HEADER_BYTES)
+                if data and not began:
+                    began, deadline = True, time.monotonic() + REQUEST_SECONDS
+                connection.silent_since = time.monotonic()
+                protocol.receive_data(data)
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.EndOfMessage):
+                return request
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+                return None
+
+    async def _respond(self, request: h11.Request) -> Response:
+        if request.method not in (b"GET", b"HEAD"):
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, b"Only GET and HEAD.\n", headers={"Allow": "GET, HEAD"})
+        headers: dict[str, str] = {}
+        for name, value in request.headers:
+            key = name.decode("latin-1").lower()
+            text = value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        path = request.target.decode("latin-1").partition("?")[0]
+        try:
+            response = await self._handler(path, headers)
+        except Exception:
+            log.exception("cannot answer %s", path)
+            return Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal error; the log says more.\n")
+        if len(response.body) > 1024 and accepts_gzip(headers.get("accept-encoding", "")):
+            packer = zlib.compressobj(level=1, wbits=31)  # 31: with a gzip header
+            body = packer.compress(response.body) + packer.flush()
+            return Response(
+                response.status, body, response.content_type, {**response.headers, "Content-Encoding": "gzip"}
+            )
+        return response
+
+    async def _send(
+        self, protocol: h11.Connection, writer: asyncio.StreamWriter, response: Response, request: h11.Request | None
+    ) -> None:
+        headers = [
+            ("Content-Type", response.content_type),
+            ("Content-Length", str(len(response.body))),
+            ("Date", formatdate(usegmt=True)),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Vary", "Accept, Accept-Encoding"),
+            *response.headers.items(),
+        ]
+        if request is None:
+            headers.append(("Connection", "close"))
+        out = protocol.send(h11.Response(status_code=response.status.value, headers=headers)) or b""
+        if not (request is not None and request.method == b"HEAD"):
+            out += protocol.send(h11.Data(data=response.body)) or b""
+        out += protocol.send(h11.EndOfMessage()) or b""
+        writer.write(out)
+        async with asyncio.timeout(SEND_SECONDS):
+            await writer.drain()
