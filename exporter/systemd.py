@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells systemd how we are: sd_notify(3), a datagram to the socket that $NOTIFY_SOCKET names."""
 
+import logging
 import os
 import socket
 
+log = logging.getLogger(__name__)
+
 
 def notify(state: str) -> None:
-    """Sends a state such as ``READY=1``; does nothing where systemd did not start us with Type=notify."""
+    """Sends a state such as ``READY=1``; does nothing where systemd did not start us with Type=notify.
+
+    That nobody hears it is logged and harms nothing.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-        out.connect("\0" + address[1:] if address.startswith("@") else address)
-        out.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+            out.connect("\0" + address[1:] if address.startswith("@") else address)
+            out.sendall(state.encode())
+    except OSError as error:
+        log.warning("cannot tell $NOTIFY_SOCKET %s: %s", state, error.strerror)

@@ -20,7 +20,7 @@ from exporter.errors import HeadersError
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 CACHE = Path("/var/cache/ebpf-exporter")
-KEPT = 8  # generations in the cache: a host that goes back and forth between two kernels compiles once each
+KEPT = 64  # files of a sort in the cache: those used last; a host that goes back and forth between kernels has them
 
 # BCC's helpers.h includes them; what they would bring is in vmlinux.h.
 _EMPTY = (
@@ -98,14 +98,18 @@ def prepare() -> str:
             except OSError:
                 if not tree.exists():  # else another process was faster, with the same result
                     raise
-        _sweep("headers-*")
+        sweep("headers-*")
     return str(tree)
 
 
-def _sweep(pattern: str) -> None:
-    trees = sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime)
-    for path in trees[:-KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+def sweep(pattern: str) -> None:
+    """Removes from the cache what matches a pattern, but for the newest."""
+    found = sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime)
+    for path in found[:-KEPT]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _make(tree: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from exporter import libbpf
 from exporter.child import Crashed
 from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
-from exporter.loader import attach, codegen, compile, headers
+from exporter.loader import attach, cache, codegen
 from exporter.loader.bytecode import Bytecode, Map, relocate
 from exporter.probe import Mechanism, Probe
 from exporter.status import Attempt, Loaded
@@ -24,8 +24,7 @@ class NothingHolds(ProbeError):
 
 def start(probe: Probe) -> tuple[Loaded, list[int]]:
     """Compiles, loads and attaches a probe; to be run in a process of its own. Raises ProbeError."""
-    source = codegen.source(probe)
-    return load(probe, compile.compile_source(probe.name, source, headers.prepare()))
+    return load(probe, cache.compiled(probe.name, codegen.source(probe)))
 
 
 def reason(error: ExporterError, words: str) -> str:

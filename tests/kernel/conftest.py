@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests on this kernel share: root, the workload generator, ways to leave out what a kernel lacks."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Workload = Callable[..., dict[str, int]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="session")
+def workload_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    binary = tmp_path_factory.mktemp("workload") / "workload"
+    source = Path(__file__).with_name("workload.c")
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wno-nonnull", "-o", str(binary), str(source)], check=True)
+    return binary
+
+
+@pytest.fixture(scope="session")
+def workload(workload_binary: Path) -> Workload:
+    """Runs a task of the generator to its end; returns what it says it did: {"bytes": 1000003, "calls": 431}."""
+
+    def run(*words: object, cwd: Path | None = None) -> dict[str, int]:
+        command = [str(workload_binary), *map(str, words)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd)
+        return {key: int(value) for key, _, value in (part.partition("=") for part in out.stdout.split())}
+
+    return run
+
+
+def lacks(mechanism: str, reason: str) -> None:
+    """Skips a test for a mechanism that this kernel lacks, unless EBPF_EXPORTER_TEST_MECHANISMS says that it has it."""
+    if mechanism in os.environ.get("EBPF_EXPORTER_TEST_MECHANISMS", "").split():
+        pytest.fail(f"{mechanism} should work here: {reason}")
+    pytest.skip(f"{mechanism}: {reason}")

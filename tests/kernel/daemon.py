@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real daemon as a user starts it, for tests: a config in, the page out."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = ROOT / "deploy" / "ebpf-exporter"
+START_SECONDS = 300  # on an emulated machine; a real one takes two
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def count(samples: Samples, name: str, **labels: str) -> float:
+    """Returns the sum over the series of a name that have these labels."""
+    wanted = labels.items()
+    return sum(value for (found, has), value in samples.items() if found == name and wanted <= dict(has).items())
+
+
+def by(samples: Samples, label: str, name: str, **labels: str) -> dict[str, float]:
+    """Returns sums by the values of one label, over the series of a name that have the other labels."""
+    result: dict[str, float] = defaultdict(float)
+    for (found, has), value in samples.items():
+        own = dict(has)
+        if found == name and labels.items() <= own.items():
+            result[own[label]] += value
+    return dict(result)
+
+
+class Daemon:
+    """``ebpf-exporter run`` with a config, from READY=1 to its end."""
+
+    def __init__(self, probes: Mapping[str, Any], folder: Path | None = None, **settings: Any) -> None:
+        self.port = free_port()
+        self._temporary = tempfile.TemporaryDirectory()
+        self._work = Path(self._temporary.name)
+        config = {"listen": [f"127.0.0.1:{self.port}"], "probes": dict(probes), **settings}
+        if folder is not None:
+            config["probe_folders"] = [str(folder)]
+        self.config = self._work / "config.yaml"
+        self.config.write_text(json.dumps(config))  # JSON is YAML
+        self._log = (self._work / "log").open("w+b")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            notified.bind(str(self._work / "notify"))
+            self.process = subprocess.Popen(
+                [str(COMMAND), "run", "--config", str(self.config)],
+                env={**os.environ, "NOTIFY_SOCKET": str(self._work / "notify")},
+                stdout=self._log,
+                stderr=self._log,
+            )
+            notified.settimeout(0.1)
+            for _ in range(START_SECONDS * 10):
+                try:
+                    if b"READY=1" in notified.recv(4096):
+                        return self
+                except TimeoutError:
+                    if self.process.poll() is not None:
+                        break
+        self._end()
+        raise AssertionError(f"the daemon did not start:\n{self.log()}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+        if error is not None:
+            print(self.log())
+        self._log.close()
+        self._temporary.cleanup()
+
+    def _end(self) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    def log(self) -> str:
+        return (self._work / "log").read_text(errors="backslashreplace")
+
+    def get(self, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+        """Returns an answer and its body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("GET", path, headers={key.replace("_", "-"): value for key, value in headers.items()})
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    def page(self) -> str:
+        response, body = self.get("/metrics")
+        assert response.status == 200, body
+        return body.decode()
+
+    def samples(self) -> Samples:
+        """Returns the page's values; fails where it has a series twice."""
+        result: Samples = {}
+        for family in text_string_to_metric_families(self.page()):  # type: ignore[no-untyped-call]
+            for sample in family.samples:
+                key = (sample.name, frozenset(sample.labels.items()))
+                assert key not in result, key
+                result[key] = sample.value
+        return result
+
+    def status(self, probe: str) -> dict[str, Any]:
+        """Returns what /probes says of a probe."""
+        found = json.loads(self.get("/probes")[1])["probes"]
+        return next(dict(status) for status in found if status["name"] == probe)
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Asks again and again, as a scraper does, until a condition holds."""
+        for _ in range(600):
+            if condition():
+                return
+            self.get("/metrics")  # takes a read's time
+        pytest.fail(f"never came: {what}\n{self.log()}")
+
+    def worker_pid(self) -> int:
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "ebpf-exp-worker\n")

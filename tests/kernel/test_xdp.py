@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probe xdp against packets sent one by one through a veth pair between two network namespaces."""
+
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from exporter import libbpf
+from tests.kernel.daemon import Daemon, by, count
+
+PACKETS, BYTES = "ebpf_xdp_packets_total", "ebpf_xdp_bytes_total"
+ETHERNET = bytes(6) + b"\x02\x00\x00\x00\x00\x01"
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+class Link:
+    """A veth pair: ``name`` here, where nothing else speaks on it; its peer in a namespace that sends packets."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.namespace = f"{name}-ns"
+
+    def create(self) -> None:
+        ip("link", "add", self.name, "type", "veth", "peer", "name", "peer", "netns", self.namespace)
+        ip("-n", self.namespace, "link", "set", "peer", "addrgenmode", "none")
+        ip("link", "set", self.name, "addrgenmode", "none")  # no neighbour discovery of its own
+        ip("-n", self.namespace, "link", "set", "peer", "up")
+        ip("link", "set", self.name, "up")
+
+    def received(self) -> int:
+        return int(Path(f"/sys/class/net/{self.name}/statistics/rx_packets").read_text())
+
+    def send(self, packets: list[bytes]) -> None:
+        script = (
+            "import socket, sys, struct\n"
+            "out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n"
+            "out.bind(('peer', 0))\n"
+            "data = sys.stdin.buffer.read()\n"
+            "while data:\n"
+            "    size = struct.unpack('=I', data[:4])[0]\n"
+            "    out.send(data[4:4 + size])\n"
+            "    data = data[4 + size:]\n"
+        )
+        subprocess.run(
+            ["ip", "netns", "exec", self.namespace, "/usr/bin/python3", "-c", script],
+            input=b"".join(struct.pack("=I", len(packet)) + packet for packet in packets),
+            check=True,
+        )
+
+
+@contextmanager
+def link(name: str) -> Iterator[Link]:
+    pair = Link(name)
+    ip("netns", "add", pair.namespace)
+    try:
+        pair.create()
+        yield pair
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
+        ip("netns", "del", pair.namespace)
+
+
+def ipv4(protocol: int, size: int = 64, tags: bytes = b"") -> bytes:
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20, 0, 0, 64, protocol, 0, bytes(4), bytes(4))
+    return (ETHERNET + tags + b"\x08\x00" + header).ljust(size, b"\0")
+
+
+def ipv6(first: int, extensions: bytes = b"", size: int = 128) -> bytes:
+    header = struct.pack("!IHBB", 6 << 28, len(extensions), first, 64) + bytes(32)
+    return (ETHERNET + b"\x86\xdd" + header + extensions).ljust(size, b"\0")
+
+
+def test_packets_are_counted_by_protocol() -> None:
+    """97 packets of known protocols and sizes are counted as such, and are all passed on."""
+    hop_by_hop_then_udp = bytes([17, 0]) + bytes(6)
+    routing_then_fragment_then_tcp = bytes([44, 1]) + bytes(14) + bytes([6, 0]) + bytes(6)
+    packets = {
+        "tcp": [ipv4(6)] * 23
+        + [ipv4(6, tags=b"\x81\x00\x00\x05")] * 3
+        + [ipv6(43, routing_then_fragment_then_tcp)] * 2,
+        "udp": [ipv4(17, size=1000)] * 19 + [ipv6(0, hop_by_hop_then_udp)] * 5,
+        "icmp": [ipv4(1, tags=b"\x88\xa8\x00\x05\x81\x00\x00\x06")] * 11,
+        "icmpv6": [ipv6(58)] * 7,
+        "arp": [(ETHERNET + b"\x08\x06").ljust(60, b"\0")] * 13,
+        "non-ip": [(ETHERNET + b"\x88\xcc").ljust(60, b"\0")] * 5,
+        "200": [ipv4(200)] * 7,
+        "truncated": [ETHERNET + b"\x08\x00" + b"\x45\x00"] * 2,
+    }
+    assert sum(map(len, packets.values())) == 97
+    with link("ebpf-t0") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t0"]}}) as daemon:
+        seen = pair.received()
+        pair.send([packet for some in packets.values() for packet in some])
+        samples = daemon.samples()
+        status = daemon.status("xdp")
+        seen = pair.received() - seen
+    assert seen == 97
+    assert status["state"] == "running"
+    assert by(samples, "protocol", PACKETS, interface="ebpf-t0", action="pass") == {
+        name: len(some) for name, some in packets.items()
+    }
+    assert by(samples, "protocol", BYTES, interface="ebpf-t0", action="pass") == {
+        name: sum(map(len, some)) for name, some in packets.items()
+    }
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_both_modes_count_the_same(mode: str) -> None:
+    """The mode of the config is the one that is taken, and 31 packets are 31 packets in each."""
+    with link("ebpf-t1") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t1"], "mode": mode}}) as daemon:
+        pair.send([ipv4(17)] * 31)
+        samples = daemon.samples()
+        status = daemon.status("xdp")
+    assert count(samples, PACKETS, interface="ebpf-t1") == 31
+    assert status["mechanism"] == f"xdp {mode}"
+
+
+def test_an_interface_that_goes_and_comes_back() -> None:
+    """Without its interface the probe is degraded and says why; with it back, it counts on from where it was."""
+    with link("ebpf-t2") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t2"]}}) as daemon:
+        pair.send([ipv4(17)] * 5)
+        assert count(daemon.samples(), PACKETS, interface="ebpf-t2") == 5
+        ip("link", "del", "ebpf-t2")
+        daemon.wait_for(lambda: daemon.status("xdp")["state"] == "degraded", "degraded")
+        assert daemon.status("xdp")["reason"] == "there is no interface ebpf-t2"
+        assert count(daemon.samples(), "ebpf_exporter_probe_up", probe="xdp") == 0
+        pair.create()
+        daemon.wait_for(lambda: daemon.status("xdp")["state"] == "running", "running again")
+        pair.send([ipv4(17)] * 7)
+        samples = daemon.samples()
+    assert count(samples, PACKETS, interface="ebpf-t2") == 12
+    assert count(samples, "ebpf_exporter_probe_up", probe="xdp") == 1
+
+
+def test_a_glob_takes_interfaces_as_they_come() -> None:
+    """An interface that appears later and matches is counted too."""
+    with Daemon({"xdp": {"interfaces": ["ebpf-g*"]}}) as daemon:
+        assert daemon.status("xdp")["state"] == "running"
+        with link("ebpf-g1") as pair:
+            daemon.wait_for(lambda: len(daemon.status("xdp")["attachments"]) == 1, "attached")
+            pair.send([ipv4(6)] * 3)
+            assert count(daemon.samples(), PACKETS, interface="ebpf-g1") == 3
+        daemon.wait_for(lambda: daemon.status("xdp")["attachments"] == [], "let go")
+
+
+def test_the_default_is_the_interface_of_the_default_route() -> None:
+    """Without a word of interfaces, the default route's is taken; where there is none the probe says so."""
+    routes = subprocess.run(["ip", "-o", "route", "show", "default"], check=True, capture_output=True, text=True).stdout
+    with Daemon({"xdp": {}}) as daemon:
+        status = daemon.status("xdp")
+    if routes:
+        device = routes.split("dev ")[1].split()[0]
+        assert [hook.split()[0] for _, hook in status["attachments"]] == [f"xdp:{device}"]
+    else:
+        assert status["reason"] == "there is no default route: name the interfaces"
+
+
+def test_a_program_of_somebody_else_is_left_where_it_is() -> None:
+    """XDP of another's on the interface is never replaced: the probe is degraded, and takes over once that is gone."""
+    pass_all = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
+    other = libbpf.prog_load(libbpf.PROG_TYPE_XDP, "other", pass_all)
+    with link("ebpf-t3"):
+        held = libbpf.link_create(other, socket.if_nametoindex("ebpf-t3"), libbpf.ATTACH_XDP, libbpf.XDP_FLAGS_SKB_MODE)
+        with Daemon({"xdp": {"interfaces": ["ebpf-t3"]}}) as daemon:
+            status = daemon.status("xdp")
+            shown = subprocess.run(["ip", "link", "show", "ebpf-t3"], check=True, capture_output=True, text=True).stdout
+            assert "prog/xdp" in shown
+            assert (status["state"], status["attachments"]) == ("degraded", [])
+            assert status["reason"] == "ebpf-t3: another XDP program is on it and is left there"
+            os.close(held)
+            ip("link", "set", "ebpf-t3", "alias", "changed")  # whatever the kernel says of this: a change is a change
+            daemon.wait_for(lambda: daemon.status("xdp")["state"] == "running", "taken over")

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Does a known number of things and says on its output what they were: the truth that tests compare with.
+ *
+ * Usage: workload COMM TASK [ARGUMENT...]; tasks:
+ *   opens DIRECTORY N M      N opens that succeed and M that fail (ENOENT, EISDIR), by all four system calls
+ *   reads FILE BYTES         reads so many bytes, in odd pieces, by the five calls in turn; then once at the end of
+ * file writes FILE BYTES        the same for writes pipe BYTES               writes and reads so many bytes through a
+ * pipe renames FILE N           opens FILE N times, each time under another name of the process bad-calls FILE reads
+ * and writes that fail
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define PIECE 8192
+
+static char buffer[PIECE];
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static int open_by(int way, const char *path)
+{
+    struct open_how how = {.flags = O_RDONLY};
+
+    switch (way % 4) {
+#ifdef SYS_open
+    case 0:
+        return syscall(SYS_open, path, O_RDONLY);
+#endif
+    case 1:
+        return syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+#ifdef SYS_creat
+    case 2:
+        return syscall(SYS_creat, path, 0600);
+#endif
+    default:
+        return syscall(SYS_openat, AT_FDCWD, path, O_RDONLY);
+    }
+}
+
+static void opens(const char *directory, int good, int bad)
+{
+    char path[PATH_MAX];
+    int failed[ERANGE + 1] = {0};
+
+    for (int i = 0; i < good; i++) {
+        snprintf(path, sizeof(path), "%s/file", directory);
+        int fd = open_by(i, path);
+        if (fd < 0)
+            die("open");
+        close(fd);
+    }
+    for (int i = 0; i < bad; i++) {
+        /* a directory can't be created: EISDIR; all others don't exist: ENOENT */
+        snprintf(path, sizeof(path), i % 4 == 2 ? "%s" : "%s/missing/file", directory);
+        int fd = open_by(i, path);
+        if (fd >= 0)
+            die("open of what is not there");
+        failed[errno]++;
+    }
+    printf("ok=%d ENOENT=%d EISDIR=%d\n", good, failed[ENOENT], failed[EISDIR]);
+}
+
+static ssize_t transfer(int fd, int way, int reading, size_t size, off_t at)
+{
+    struct iovec parts[3] = {
+        {buffer, size / 3}, {buffer + size / 3, size / 3}, {buffer + size / 3 * 2, size - size / 3 * 2}};
+
+    switch (way % 5) {
+    case 0:
+        return reading ? read(fd, buffer, size) : write(fd, buffer, size);
+    case 1:
+        return reading ? readv(fd, parts, 3) : writev(fd, parts, 3);
+    case 2:
+        return reading ? pread(fd, buffer, size, at) : pwrite(fd, buffer, size, at);
+    case 3:
+        return reading ? preadv(fd, parts, 3, at) : pwritev(fd, parts, 3, at);
+    default:
+        return reading ? preadv2(fd, parts, 3, at, 0) : pwritev2(fd, parts, 3, at, 0);
+    }
+}
+
+static void transfers(const char *path, long bytes, int reading)
+{
+    int fd = open(path, reading ? O_RDONLY : O_WRONLY | O_CREAT, 0600), calls = 0;
+    long done = 0;
+
+    if (fd < 0)
+        die(path);
+    for (size_t size = 1; done < bytes; size = size * 7 % PIECE + 1, calls++) {
+        size_t wanted = size;
+        if (done + (long)wanted > bytes && !reading)
+            wanted = bytes - done; /* a read may ask for more than there is */
+        if (lseek(fd, done, SEEK_SET) < 0)
+            die("lseek");
+        ssize_t now = transfer(fd, calls, reading, wanted, done);
+        if (now <= 0)
+            die("transfer");
+        done += now;
+    }
+    if (reading) { /* at the end of the file a read succeeds and returns nothing */
+        if (lseek(fd, done, SEEK_SET) < 0 || read(fd, buffer, PIECE) != 0)
+            die("end of file");
+        calls++;
+    }
+    printf("bytes=%ld calls=%d\n", done, calls);
+}
+
+static void through_pipe(long bytes)
+{
+    int ends[2];
+    long done = 0;
+
+    if (pipe(ends))
+        die("pipe");
+    while (done < bytes) {
+        size_t size = bytes - done < 4093 ? bytes - done : 4093;
+        if (write(ends[1], buffer, size) != (ssize_t)size || read(ends[0], buffer, size) != (ssize_t)size)
+            die("pipe");
+        done += size;
+    }
+    printf("bytes=%ld\n", done);
+}
+
+static void renames(const char *path, int times)
+{
+    char name[16];
+
+    for (int i = 0; i < times; i++) {
+        snprintf(name, sizeof(name), "r%d", i);
+        prctl(PR_SET_NAME, name);
+        int fd = open(path, O_RDONLY);
+        if (fd < 0)
+            die(path);
+        close(fd);
+    }
+    printf("ok=%d\n", times);
+}
+
+static void bad_calls(const char *path)
+{
+    int fd = open(path, O_RDONLY);
+
+    if (fd < 0)
+        die(path);
+    if (write(fd, buffer, 1) >= 0 || read(-1, buffer, 1) >= 0 || read(fd, (void *)1, 1) >= 0)
+        die("a bad call that succeeds");
+    printf("failed=3\n");
+}
+
+int main(int count, char **words)
+{
+    if (count < 3)
+        return 2;
+    prctl(PR_SET_NAME, words[1]);
+    if (!strcmp(words[2], "opens") && count == 6)
+        opens(words[3], atoi(words[4]), atoi(words[5]));
+    else if (!strcmp(words[2], "reads") && count == 5)
+        transfers(words[3], atol(words[4]), 1);
+    else if (!strcmp(words[2], "writes") && count == 5)
+        transfers(words[3], atol(words[4]), 0);
+    else if (!strcmp(words[2], "pipe") && count == 4)
+        through_pipe(atol(words[3]));
+    else if (!strcmp(words[2], "renames") && count == 5)
+        renames(words[3], atoi(words[4]));
+    else if (!strcmp(words[2], "bad-calls") && count == 4)
+        bad_calls(words[3]);
+    else
+        return 2;
+    return 0;
+}

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""catalog.py: probes from pairs of files, with the config's word applied, and every fault that both can have."""
+
+from pathlib import Path
+
+import pytest
+from exporter import catalog, config
+from exporter.errors import ConfigError
+from exporter.probe import Hook, Mechanism, Probe, Program
+
+from .conftest import Write
+
+SHIPPED = sorted(path.stem for path in catalog.SHIPPED.glob("*.yaml"))
+
+YAML = """\
+purpose: Counts
+  things.
+attach:
+  on_thing: tracepoint:a:b
+metrics:
+  ebpf_things_total:
+    type: counter
+    help: Things.
+    labels:
+      comm: comm
+      result: errno
+"""
+C = "int on_thing(void *args) { return 0; }\n"
+
+
+def load(write: Write, probes: str, folders: str = "[mine]") -> list[Probe]:
+    """Loads a config beside which is the folder ``mine``; probes is YAML in one line."""
+    return catalog.load(config.load(write("config.yaml", f"probe_folders: {folders}\nprobes: {probes}\n")))
+
+
+def problems(write: Write, probes: str, folders: str = "[mine]") -> list[str]:
+    """The problems of such a config, without the path of the test's folder."""
+    with pytest.raises(ConfigError) as caught:
+        load(write, probes, folders)
+    folder = write("x", "").parent
+    return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def read_problems(write: Write, yaml: str, c: str = C) -> list[str]:
+    """The problems of a pair of files itself."""
+    write("p.c", c)
+    path = write("p.yaml", yaml)
+    with pytest.raises(ConfigError) as caught:
+        catalog.read(path)
+    return [str(problem).replace(f"{path.parent}/", "") for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_probe_loads(write: Write, name: str) -> None:
+    """Each pair in bpf/ is a probe, with a sentence for people, metrics of its own prefix, and its C beside it."""
+    [probe] = load(write, f"{{{name}: {{}}}}", "[]")
+    assert (probe.name, probe.source) == (name, catalog.SHIPPED / f"{name}.c")
+    assert probe.purpose.endswith(".")
+    assert [metric.name for metric in probe.metrics if not metric.name.startswith("ebpf_")] == []
+    assert [metric.help for metric in probe.metrics if not metric.help.endswith(".")] == []
+
+
+def test_all_shipped_probes_together(write: Write) -> None:
+    """No metric of a shipped probe is another's too, and they come in the config's order."""
+    names = list(reversed(SHIPPED))
+    assert [probe.name for probe in load(write, "{" + ", ".join(f"{name}: {{}}" for name in names) + "}", "[]")] == names
+
+
+def test_a_users_probe(write: Write, tmp_path: Path) -> None:
+    """A pair in a folder that the config names is a probe like those shipped."""
+    write("mine/things.yaml", YAML)
+    write("mine/things.c", C)
+    [probe] = load(write, "{things: {}}")
+    assert probe.name == "things"
+    assert probe.purpose == "Counts things."
+    assert (probe.declaration, probe.source) == (tmp_path / "mine/things.yaml", tmp_path / "mine/things.c")
+    assert probe.mechanisms == (Mechanism((Program("on_thing", (Hook("tracepoint", "a:b"),)),)),)
+    [metric] = probe.metrics
+    assert (metric.name, metric.type, metric.help, metric.chosen) == ("ebpf_things_total", "counter", "Things.", True)
+    assert [(label.name, label.kind.name, label.chosen) for label in metric.labels] == [
+        ("comm", "comm", True),
+        ("result", "errno", True),
+    ]
+    assert (probe.max_series, probe.interfaces, probe.mode) == (1000, (), "auto")
+
+
+ATTACH = """\
+purpose: Counts.
+attach:
+  - one: {hooks: [kprobe:a, {hook: kretprobe:b, optional: true}], for: [comm]}
+    two: [fentry:c]
+  - three: xdp
+options:
+  all: {default: true, help: All.}
+  most: {default: 3, help: Most.}
+metrics:
+  ebpf_p_total: {type: counter, help: Help., labels: {comm: {kind: comm, default: false}, op: [read, write]}}
+  ebpf_p_seconds: {type: histogram, help: Help., default: false, scale: 1.0e-9, exponents: [3, 5]}
+"""
+
+
+def test_every_form_of_a_declaration(write: Write) -> None:
+    """Hooks, lists of them, optional ones, several mechanisms, options, defaults and histograms arrive as written."""
+    write("p.c", "int one(void *x) {} int two(void *x) {} int three(void *x) {}")
+    probe = catalog.read(write("p.yaml", ATTACH))
+    assert probe.mechanisms == (
+        Mechanism(
+            (
+                Program("one", (Hook("kprobe", "a"), Hook("kretprobe", "b", optional=True)), ("comm",)),
+                Program("two", (Hook("fentry", "c"),)),
+            )
+        ),
+        Mechanism((Program("three", (Hook("xdp", ""),)),)),
+    )
+    assert probe.options == (("all", 1), ("most", 3))
+    counts, seconds = probe.metrics
+    assert [(label.name, label.kind.values, label.chosen) for label in counts.labels] == [
+        ("comm", (), False),
+        ("op", ("read", "write"), True),
+    ]
+    assert (seconds.type, seconds.chosen, seconds.scale, seconds.exponents) == ("histogram", False, 1e-9, (3, 5))
+
+
+def test_labels_of_the_config(write: Write) -> None:
+    """The labels that the config names are chosen, and no others, whatever the probe's defaults are."""
+    [probe] = load(write, "{file_opens: {labels: [file, result]}}", "[]")
+    assert [(label.name, label.chosen) for label in probe.metrics[0].labels] == [
+        ("comm", False),
+        ("file", True),
+        ("result", True),
+    ]
+
+
+def test_no_labels(write: Write) -> None:
+    """An empty list leaves out every label."""
+    [probe] = load(write, "{file_io: {labels: []}}", "[]")
+    assert probe.chosen_names == {
+        "ebpf_file_io_bytes_total",
+        "ebpf_file_io_operations_total",
+        "ebpf_file_io_latency_seconds",
+    }
+
+
+def test_metrics_of_the_config(write: Write) -> None:
+    """The metrics that the config names are chosen, and programs that only others need are left out."""
+    [probe] = load(write, "{file_io: {metrics: [ebpf_file_io_bytes_total]}}", "[]")
+    assert [metric.name for metric in probe.metrics if metric.chosen] == ["ebpf_file_io_bytes_total"]
+    assert [program.name for program in probe.programs(probe.mechanisms[0])] == [
+        "read_done",
+        "write_done",
+        "readv_done",
+        "writev_done",
+    ]
+
+
+def test_the_rest_of_the_config(write: Write) -> None:
+    """Options, the budget, interfaces and the mode are the config's where it has them, else the probe's."""
+    file_io, xdp = load(
+        write, "{file_io: {options: {all_files: true}, max_series: 7}, xdp: {interfaces: [eth0], mode: native}}", "[]"
+    )
+    assert (file_io.options, file_io.max_series, file_io.interfaces) == ((("all_files", 1),), 7, ())
+    assert (xdp.interfaces, xdp.mode, xdp.max_series) == (("eth0",), "native", 1000)
+
+
+def test_interfaces_by_default(write: Write) -> None:
+    """A probe of XDP is on the default route's interface."""
+    [probe] = load(write, "{xdp: {}}", "[]")
+    assert (probe.interfaces, probe.mode) == (("auto",), "auto")
+
+
+ALL = ", ".join(SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("probes", "problem"),
+    [
+        ("{file_opns: {}}", f"probes.file_opns: unknown probe; did you mean 'file_opens'? allowed: {ALL}"),
+        ("{zzzzz: {}}", f"probes.zzzzz: unknown probe; allowed: {ALL}"),
+        (
+            "{file_opens: {labels: [comm, reslt]}}",
+            "probes.file_opens.labels.1: 'reslt' is not of file_opens; did you mean 'result'? allowed: comm, file, result",
+        ),
+        (
+            "{file_opens: {metrics: [ebpf_file_io_bytes_total]}}",
+            "probes.file_opens.metrics.0: 'ebpf_file_io_bytes_total' is not of file_opens; allowed: ebpf_file_opens_total",
+        ),
+        (
+            "{file_io: {options: {all: true}}}",
+            "probes.file_io.options.all: 'all' is not of file_io; allowed: all_files",
+        ),
+        ("{file_opens: {options: {x: 1}}}", "probes.file_opens.options.x: 'x' is not of file_opens; allowed: none"),
+        ("{file_opens: {interfaces: [eth0]}}", "probes.file_opens.interfaces: file_opens is not attached to interfaces"),
+        ("{file_opens: {mode: native}}", "probes.file_opens.mode: file_opens is not attached to interfaces"),
+    ],
+)  # fmt: skip
+def test_what_the_probe_lacks(write: Write, probes: str, problem: str) -> None:
+    """What the config names and a probe does not have is told with what it has."""
+    assert problems(write, probes, "[]") == [f"config.yaml:2: {problem}"]
+
+
+def test_all_problems_at_once(write: Write) -> None:
+    """A fault of one probe hides none of another's, nor a fault of the same."""
+    found = problems(write, "{absent: {}, file_opens: {labels: [x, y], mode: auto}, xdp: {labels: [z]}}", "[nowhere]")
+    assert [problem.split(": ")[1] for problem in found] == [
+        "probes.absent",
+        "probes.file_opens.labels.0",
+        "probes.file_opens.labels.1",
+        "probes.file_opens.mode",
+        "probes.xdp.labels.0",
+        "probe_folders.0",
+    ]
+
+
+def test_a_folder_that_is_none(write: Write, tmp_path: Path) -> None:
+    """A probe folder that does not exist is told, with its line."""
+    assert problems(write, "{xdp: {}}", "[nowhere]") == [
+        "config.yaml:1: probe_folders.0: nowhere is not a folder",
+    ]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_metric_of_two_probes(write: Write) -> None:
+    """A metric's name is one probe's."""
+    for name in ("one", "two"):
+        write(f"mine/{name}.yaml", YAML)
+        write(f"mine/{name}.c", C)
+    assert problems(write, "{one: {}, two: {}}") == [
+        "mine/two.yaml: ebpf_things_total is already a metric of the probe one"
+    ]
+
+
+def test_a_name_of_two_folders(write: Write) -> None:
+    """A probe that is in two folders, or has a shipped one's name, is a problem: nobody can see which of them runs."""
+    write("mine/file_opens.yaml", YAML)
+    write("mine/file_opens.c", C)
+    assert len(problems(write, "{file_opens: {}}")) == 1
+
+
+def test_a_probe_that_is_not_in_the_config_is_not_read(write: Write) -> None:
+    """A broken pair of files in a folder is no problem of a config that does not name it."""
+    write("mine/broken.yaml", "purpose: [")
+    assert [probe.name for probe in load(write, "{xdp: {}}")] == ["xdp"]
+
+
+def test_yaml_without_its_c(write: Write, tmp_path: Path) -> None:
+    """A YAML whose C is missing is told, with the C's path."""
+    path = write("p.yaml", YAML)
+    with pytest.raises(ConfigError) as caught:
+        catalog.read(path)
+    expected = f"{tmp_path}/p.c: cannot be read: No such file or directory; it is the C of {path}"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ("on_thing:", "on_thin:", "p.yaml:4: attach.on_thin: p.c has no function of this name"),
+        ("tracepoint:a:b", "tracepint:a:b", "p.yaml:4: attach.on_thing: expected a hook such as "),
+        ("tracepoint:a:b", "'tracepoint:'", "p.yaml:4: attach.on_thing: expected a hook such as "),
+        ("tracepoint:a:b", "[]", "p.yaml:4: attach.on_thing: expected a hook such as "),
+        (
+            "on_thing: tracepoint:a:b",
+            "on_thing: {hooks: [xdp], for: [commm]}",
+            "p.yaml:4: attach.on_thing.for: 'commm': did you mean 'comm'? allowed: comm, ebpf_things_total, result",
+        ),
+        ("ebpf_things_total", "ebpf_things", "p.yaml:6: metrics.ebpf_things: the name of a counter, and of nothing"),
+        ("type: counter", "type: gauge", "p.yaml:7: metrics.ebpf_things_total.type: expected one of counter, histogram"),
+        (
+            "ebpf_things_total:\n    type: counter",
+            "ebpf_things:\n    type: histogram",
+            "p.yaml:6: metrics.ebpf_things: a histogram needs exponents: [first, last]",
+        ),
+        (
+            "type: counter",
+            "type: counter\n    exponents: [1, 2]",
+            "p.yaml:6: metrics.ebpf_things_total: exponents are for histograms",
+        ),
+        (
+            "ebpf_things_total:\n    type: counter",
+            "ebpf_things:\n    type: histogram\n    exponents: [5, 4]",
+            "p.yaml:8: metrics.ebpf_things.exponents: the first is above the last",
+        ),
+        (
+            "ebpf_things_total:\n    type: counter",
+            "ebpf_things:\n    type: histogram\n    exponents: [5.0, 6.0]",
+            "p.yaml:8: metrics.ebpf_things.exponents.0: expected",
+        ),
+        ("comm: comm", "comm: com", "p.yaml:10: metrics.ebpf_things_total.labels.comm: 'com' is no kind of label; allowed:"),
+        ("comm: comm", "comm: 3", "p.yaml:10: metrics.ebpf_things_total.labels.comm: expected a kind of label"),
+        ("comm: comm", "le: comm", "p.yaml:10: metrics.ebpf_things_total.labels.le: is the name of a histogram's own label"),
+        (
+            "type: counter",
+            "type: counter\n    scale: 1.0e-9",
+            "p.yaml:8: metrics.ebpf_things_total",
+        ),
+        (
+            "ebpf_things_total:\n    type: counter",
+            "ebpf_things:\n    type: histogram\n    exponents: [5, 6]\n    scale: .nan",
+            "p.yaml:9: metrics.ebpf_things.scale: expected a factor",
+        ),
+        ("purpose:", "purpos:", "p.yaml:1: purpos: unknown key; did you mean 'purpose'?"),
+        ("ebpf_things_total", "things_total", "p.yaml:6: metrics.things_total: "),
+    ],
+)  # fmt: skip
+def test_faults_of_a_pair(write: Write, before: str, after: str, problem: str) -> None:
+    """Each fault of a declaration is told with its line before anything is compiled."""
+    assert before in YAML
+    assert read_problems(write, YAML.replace(before, after))[0][: len(problem)] == problem
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        "{ebpf_a_total: {type: counter, help: H.}, ebpf_a: {type: histogram, help: H., exponents: [1, 2]}}",
+        "{ebpf_a: {type: histogram, help: H., exponents: [1, 2], labels: {bucket: u32}}}",
+        "{ebpf_a_total: {type: counter, help: H., labels: {int: u32}}}",
+        "{ebpf_a_total: {type: counter, help: H., labels: {op: [r]}}, "
+        "ebpf_b_total: {type: counter, help: H., labels: {op: [r, w]}}}",
+    ],
+)
+def test_names_that_clash_in_c(write: Write, metrics: str) -> None:
+    """What would only be a compiler's error in C that nobody wrote is a problem of the YAML."""
+    yaml = f"purpose: Counts.\nattach: {{on_thing: xdp}}\nmetrics: {metrics}\n"
+    assert [problem.split(":")[0] for problem in read_problems(write, yaml)] == ["p.yaml"]

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the disk images that the test machines boot, and keeps them in a cache.
+
+An image is two files: the distribution's own kernel, and its userland as a raw ext4 disk. There is no initial RAM disk:
+Debian's cloud kernels have the drivers of an NVMe disk and of ext4 built in, and a boot without one is much faster
+under emulation.
+
+The cache lies outside the tree: $EBPF_EXPORTER_VM_CACHE, else $XDG_CACHE_HOME/ebpf-exporter-tests, else
+/var/cache/ebpf-exporter-tests. A built image is never changed, so its packages are those of the day it was built;
+remove its folder to have it built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+AGENT = Path(__file__).with_name("agent.py")
+AGENT_IN_GUEST = "usr/local/sbin/vm-agent"
+
+# The file is sparse: only what is written to it takes room on the host.
+DISK_SIZE = "6G"
+
+# What the kernel must have built in to find its disk and its root file system without an initial RAM disk.
+BUILT_IN = ("CONFIG_BLK_DEV_NVME=y", "CONFIG_EXT4_FS=y")
+
+# Which of the host's apt settings the build needs too: how to reach the archive, and how old its index may be. The rest
+# (hooks, cleaning, languages) is about the host's own packages.
+APT_SETTINGS = (
+    "Acquire::http::",
+    "Acquire::https::",
+    "Acquire::Check-Date ",
+    "Acquire::Check-Valid-Until ",
+    "Acquire::ForceIPv4 ",
+    "Acquire::ForceIPv6 ",
+    "Acquire::Retries ",
+)
+
+# Started by a running system only after it is up, at times of their own choosing: noise in what the tests count.
+MASKED_UNITS = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty-static.service",
+    "getty@tty1.service",
+    "serial-getty@ttyS0.service",
+    "systemd-tmpfiles-clean.timer",
+)
+
+AGENT_UNIT = f"""\
+[Unit]
+Description=Runs the commands that the host sends
+
+[Service]
+ExecStart=/usr/bin/python3 -I /{AGENT_IN_GUEST}
+Environment=HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LimitMEMLOCK=infinity
+OOMPolicy=continue
+StandardError=journal+console
+# Without its agent the machine is of no use, and the host would wait in vain.
+SuccessAction=poweroff-force
+FailureAction=poweroff-force
+"""
+
+AGENT_RULE = """\
+SUBSYSTEM=="virtio-ports", ATTR{name}=="agent", TAG+="systemd", ENV{SYSTEMD_WANTS}+="vm-agent.service"
+"""
+
+# Emulated processors are slow; a busy host makes them slower still.
+MANAGER_SETTINGS = """\
+[Manager]
+DefaultTimeoutStartSec=300s
+DefaultDeviceTimeoutSec=300s
+"""
+
+
+class ImageError(Exception):
+    """An image cannot be built."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image is made of: a name, the distribution's suite ('bookworm') and the packages installed in it."""
+
+    name: str
+    suite: str
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """The files of a built image, ready to boot."""
+
+    kernel: Path
+    disk: Path
+
+
+IMAGES = {
+    image.name: image
+    for image in (
+        Image(
+            name="debian-12",
+            suite="bookworm",
+            packages=(
+                "bash",
+                "bpftool",
+                "curl",
+                "gcc",
+                "iproute2",
+                "libbpf1",
+                "libc6-dev",
+                "linux-image-cloud-amd64",
+                "procps",
+                "python3-bpfcc",
+                "python3-h11",
+                "python3-jsonschema",
+                "python3-prometheus-client",
+                "python3-pytest",
+                "python3-yaml",
+                "sudo",
+                "systemd",
+                "systemd-sysv",
+                "udev",
+                "util-linux",
+            ),
+        ),
+    )
+}
+
+
+def built(image: Image) -> BuiltImage:
+    """Return the files of `image`, building them first if the cache has none made from the same recipe.
+
+    Raises ImageError when a step of the build fails.
+    """
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"cannot make the image cache {cache}: {error}; set EBPF_EXPORTER_VM_CACHE") from error
+    folder = cache / f"{image.name}-{_recipe_hash(image)}"
+    with _locked(cache / f"{image.name}.lock"):
+        if not folder.is_dir():
+            _report(f"building the image {image.name} in {folder}")
+            _remove_old_builds(image, cache)
+            _build(image, folder)
+    return BuiltImage(kernel=folder / "vmlinuz", disk=folder / "root.img")
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds the built images."""
+    if own := os.environ.get("EBPF_EXPORTER_VM_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache") / "ebpf-exporter-tests"
+
+
+def _recipe_hash(image: Image) -> str:
+    # The text of this module and of the agent is the recipe: a change to either must give a new image.
+    recipe = repr(image).encode() + Path(__file__).read_bytes() + AGENT.read_bytes()
+    return hashlib.sha256(recipe).hexdigest()[:16]
+
+
+def _remove_old_builds(image: Image, cache: Path) -> None:
+    # One build of an image is about 1 GiB. A machine still running on an old one keeps its files open.
+    unfinished = cache.glob(f".{image.name}-*")
+    for old in (*cache.glob(f"{image.name}-{'[0-9a-f]' * 16}"), *unfinished):
+        shutil.rmtree(old)
+
+
+def _build(image: Image, folder: Path) -> None:
+    if os.geteuid() != 0:
+        raise ImageError(f"building the image {image.name} needs root: mmdebstrap mounts file systems and sets owners")
+    # Beside its destination, so that the finished image is put in place by one rename.
+    with tempfile.TemporaryDirectory(prefix=f".{image.name}-", dir=folder.parent) as scratch:
+        root = Path(scratch, "root")
+        product = Path(scratch, "product")
+        product.mkdir()
+        # No initial RAM disk is booted; the kernel's package would spend seconds on making one.
+        _run(_mmdebstrap_command(image, root), {"INITRD": "No", "TMPDIR": scratch})
+        _configure(root, image)
+        _check_kernel(root)
+        shutil.copyfile(_only(root, "boot/vmlinuz-*"), product / "vmlinuz")
+        disk = product / "root.img"
+        _run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-E", "nodiscard", "-d", str(root), str(disk), DISK_SIZE])
+        product.rename(folder)
+
+
+def _mmdebstrap_command(image: Image, root: Path) -> list[str]:
+    # No mirror is named: mmdebstrap then takes the distribution's own, with its updates and security fixes.
+    return [
+        # Dies with this process, in namespaces of its own: when the build is killed, none of its processes stays, and
+        # no mount of the host's /dev or /sys is left in the folder that is then removed.
+        *("setpriv", "--pdeathsig", "KILL"),
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+        "mmdebstrap",
+        "--quiet",
+        "--mode=root",
+        "--format=directory",
+        "--variant=apt",
+        f"--include={','.join(image.packages)}",
+        # The build is thrown away as a whole if the host goes down: nothing needs to reach the disk at once.
+        "--dpkgopt=force-unsafe-io",
+        *(f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "info", "locale", "man")),
+        *(f"--aptopt={setting}" for setting in _host_apt_settings()),
+        image.suite,
+        str(root),
+    ]
+
+
+def _host_apt_settings() -> list[str]:
+    # One setting a line, for example:  Acquire::http::Proxy "http://localhost:3142";
+    dump = _run(["apt-config", "dump"])
+    return [line for line in dump.splitlines() if line.startswith(APT_SETTINGS) and not line.endswith(' "";')]
+
+
+def _configure(root: Path, image: Image) -> None:
+    # The host's way to reach the archive does not hold inside; the machine has no network at all.
+    Path(root, "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
+    Path(root, "etc/hostname").write_text(f"{image.name}\n")
+    Path(root, "etc/hosts").write_text(f"127.0.0.1 localhost {image.name}\n::1 localhost\n")
+    # The kernel mounts the root file system itself, and nothing else is to be mounted or checked.
+    Path(root, "etc/fstab").write_text("")
+    # Without a machine id systemd takes each boot for the first one, and sets up the whole system again.
+    machine_id = hashlib.md5(image.name.encode(), usedforsecurity=False).hexdigest()
+    Path(root, "etc/machine-id").write_text(f"{machine_id}\n")
+
+    manager = Path(root, "etc/systemd/system.conf.d/slow-processors.conf")
+    manager.parent.mkdir(parents=True, exist_ok=True)
+    manager.write_text(MANAGER_SETTINGS)
+
+    units = Path(root, "etc/systemd/system")
+    for name in MASKED_UNITS:
+        Path(units, name).unlink(missing_ok=True)
+        Path(units, name).symlink_to("/dev/null")
+    Path(units, "vm-agent.service").write_text(AGENT_UNIT)
+    Path(root, "etc/udev/rules.d/vm-agent.rules").write_text(AGENT_RULE)
+    agent = Path(root, AGENT_IN_GUEST)
+    agent.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(AGENT, agent)
+
+
+def _check_kernel(root: Path) -> None:
+    config = _only(root, "boot/config-*")
+    settings = config.read_text().splitlines()
+    if missing := [setting for setting in BUILT_IN if setting not in settings]:
+        raise ImageError(
+            f"the kernel of {config.name} cannot boot without an initial RAM disk: not {', '.join(missing)}"
+        )
+
+
+def _only(root: Path, pattern: str) -> Path:
+    found = list(root.glob(pattern))
+    if len(found) != 1:
+        raise ImageError(
+            f"expected one /{pattern} in the image, found {len(found)}; install exactly one kernel package"
+        )
+    return found[0]
+
+
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """Return what `command`, run with `environment` added to this process's own, wrote to its standard output."""
+    try:
+        return subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        ).stdout
+    except FileNotFoundError as error:
+        raise ImageError(f"cannot run {command[0]}: not installed") from error
+    except subprocess.CalledProcessError as error:
+        raise ImageError(f"exit status {error.returncode} of: {shlex.join(command)}") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _report(message: str) -> None:
+    print(f"vm: {message}", file=sys.stderr, flush=True)

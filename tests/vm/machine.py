@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots an image in QEMU and runs commands inside.
+
+The processors are emulated (no KVM), so that the machines run wherever QEMU does. A machine writes to a copy-on-write
+layer that QEMU drops at its end; the image itself is never changed. Nothing of a machine outlives the process that
+started it: QEMU dies with its parent, and the files it needs besides the image have no names.
+
+    MachineError
+    ├── BootError               the machine did not come up
+    ├── MachineStoppedError     it panicked, was powered off, or no longer answers
+    └── CommandTimeoutError     a command ran for too long; the machine itself is fine
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import shlex
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from tests.vm.image import BuiltImage
+
+BOOT_TIMEOUT = 300.0  # seconds; at least ten times what a boot takes on two idle processors
+ANSWER_TIMEOUT = 60.0  # seconds that the agent may take, after a command's own time is over, to say so
+CONSOLE_LINES = 60  # how much of the console an error shows: a panic and its call trace
+
+KERNEL_PARAMETERS = (
+    "root=/dev/nvme0n1 rw console=ttyS0 "
+    # Only warnings and worse: an emulated serial line is slow.
+    "loglevel=5 systemd.show_status=error "
+    # A fault in the kernel ends the machine at once (by a reboot, which QEMU's -no-reboot makes its end).
+    "oops=panic panic=-1 "
+    # An emulated processor that the host does not run for a while is no lockup.
+    "nowatchdog rcupdate.rcu_cpu_stall_suppress=1 "
+    # There is nobody to keep from speculating, and each workaround costs when emulated.
+    "mitigations=off"
+)
+
+# Histories, caches and build products: of no use inside, and large.
+NOT_COPIED = frozenset({".git", "__pycache__", "node_modules"})
+NOT_COPIED_SUFFIXES = ("_cache", ".egg-info")
+
+
+class MachineError(Exception):
+    """Something went wrong with a machine: `reason`, and `console`, the last lines that it wrote to its console."""
+
+    def __init__(self, reason: str, console: tuple[str, ...]) -> None:
+        self.reason = reason
+        self.console = console
+        shown = "\n".join(f"  | {line}" for line in console) or "  | (nothing)"
+        super().__init__(f"{reason}\nthe last lines of the console:\n{shown}")
+
+
+class BootError(MachineError):
+    """The machine did not come up."""
+
+
+class MachineStoppedError(MachineError):
+    """The machine panicked, was powered off, or no longer answers."""
+
+
+class CommandTimeoutError(MachineError):
+    """A command was still running at its timeout and has been killed. `output` holds what it had written until then."""
+
+    def __init__(self, reason: str, console: tuple[str, ...], output: str) -> None:
+        self.output = output
+        super().__init__(reason, console)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended.
+
+    `returncode` is that of the shell (negative: the number of the signal that killed it), `output` what was written to
+    standard output and standard error, as it came.
+    """
+
+    returncode: int
+    output: str
+
+
+class Machine:
+    """A running machine: entering the context boots it, leaving the context ends it.
+
+    What is in `folder`, if given, is copied to `folder_in_guest`, histories and caches left out. With `show_console`
+    the console is copied to standard error. Enter it from the main thread: QEMU ends with the thread that started it.
+    """
+
+    def __init__(
+        self,
+        image: BuiltImage,
+        folder: Path | None = None,
+        folder_in_guest: str = "/root/ebpf-exporter",
+        show_console: bool = False,
+    ) -> None:
+        self._image = image
+        self._folder = folder
+        self._folder_in_guest = folder_in_guest
+        self._show_console = show_console
+        self._console: collections.deque[str] = collections.deque(maxlen=CONSOLE_LINES)
+        self._resources = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Boot the machine; return when systemd has started everything and `folder` is in place.
+
+        Raises BootError.
+        """
+        with contextlib.ExitStack() as resources:
+            self._start_qemu(resources)
+            try:
+                self._wait_until_up()
+                self._copy_folder()
+            except (CommandTimeoutError, MachineStoppedError) as error:
+                raise BootError(f"the machine did not boot: {error.reason}", error.console) from error
+            self._resources = resources.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the machine at once, without a shutdown: all that it has written is thrown away."""
+        self._resources.close()
+
+    def run(self, command: str, timeout: float, live: bool = False) -> Result:
+        """Run `command` with bash, as root, in /root, with nothing on its standard input.
+
+        `timeout` is in seconds. With `live` the command's output is also copied to standard output as it comes.
+        Raises CommandTimeoutError and MachineStoppedError.
+        """
+        request = json.dumps({"command": command, "timeout": timeout})
+        try:
+            self._agent.sendall(f"{request}\n".encode())
+        except OSError as error:
+            raise self._stopped() from error
+        deadline = time.monotonic() + timeout + ANSWER_TIMEOUT
+        output = bytearray()
+        while True:
+            kind, payload = self._receive(deadline)
+            if kind == b"O":
+                output += payload
+                if live:
+                    sys.stdout.buffer.write(payload)
+                    sys.stdout.buffer.flush()
+                continue
+            text = output.decode(errors="replace")
+            if kind == b"X":
+                return Result(returncode=int(payload), output=text)
+            raise CommandTimeoutError(f"still running after {timeout:g} s: {command}", tuple(self._console), text)
+
+    def _start_qemu(self, resources: contextlib.ExitStack) -> None:
+        self._agent, agent_of_qemu = socket.socketpair()
+        resources.enter_context(self._agent)
+        with agent_of_qemu, tempfile.TemporaryFile() as archive:
+            _write_archive(self._folder, archive)
+            self._qemu = subprocess.Popen(
+                _qemu_command(self._image, agent_of_qemu.fileno(), archive.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(agent_of_qemu.fileno(), archive.fileno()),
+            )
+        resources.callback(self._qemu.wait)
+        resources.callback(self._qemu.kill)
+        self._console_reader = threading.Thread(target=self._read_console, name="console", daemon=True)
+        self._console_reader.start()
+
+    def _read_console(self) -> None:
+        assert self._qemu.stdout is not None
+        with self._qemu.stdout as console:
+            for raw in console:
+                line = "".join(char for char in raw.decode(errors="replace") if char.isprintable())
+                self._console.append(line)
+                if self._show_console:
+                    print(f"console: {line}", file=sys.stderr, flush=True)
+
+    def _wait_until_up(self) -> None:
+        kind, _ = self._receive(time.monotonic() + BOOT_TIMEOUT)
+        assert kind == b"R", kind
+        # Ends with a failure if some unit failed. Whether that matters is for the tests to say.
+        self.run("systemctl is-system-running --wait", BOOT_TIMEOUT)
+
+    def _copy_folder(self) -> None:
+        if self._folder is None:
+            return
+        folder = shlex.quote(self._folder_in_guest)
+        command = f"udevadm wait /dev/vda && mkdir -p {folder} && tar --extract --file=/dev/vda --directory={folder}"
+        copied = self.run(command, BOOT_TIMEOUT)
+        if copied.returncode != 0:
+            raise BootError(f"cannot copy {self._folder} into the machine: {copied.output}", tuple(self._console))
+
+    def _receive(self, deadline: float) -> tuple[bytes, bytes]:
+        """Return the kind and the payload of the agent's next frame; see agent.py."""
+        kind, length = struct.unpack(">cI", self._receive_exactly(5, deadline))
+        return kind, self._receive_exactly(length, deadline)
+
+    def _receive_exactly(self, size: int, deadline: float) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            # A timeout of 0 would mean 'do not block'.
+            self._agent.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                chunk = self._agent.recv(size - len(data))
+            except TimeoutError as error:
+                raise MachineStoppedError("the machine has not answered in time", tuple(self._console)) from error
+            except OSError as error:
+                raise self._stopped() from error
+            if not chunk:
+                raise self._stopped()
+            data += chunk
+        return bytes(data)
+
+    def _stopped(self) -> MachineStoppedError:
+        """Return the error for a QEMU that has closed its end of the agent's line, or is about to."""
+        status = self._qemu.wait(ANSWER_TIMEOUT)
+        # The panic's own words are the last that QEMU writes.
+        self._console_reader.join(ANSWER_TIMEOUT)
+        console = tuple(self._console)
+        panics = [line for line in console if "Kernel panic" in line]
+        reason = panics[0] if panics else f"the machine has ended (exit status {status} of QEMU)"
+        return MachineStoppedError(reason, console)
+
+
+def _qemu_command(image: BuiltImage, agent: int, archive: int) -> list[str]:
+    """Return the command that boots `image`, with the file descriptors of the agent's line and of the archive."""
+    return [
+        # A parent that is killed cannot end QEMU itself.
+        *("setpriv", "--pdeathsig", "KILL"),
+        "qemu-system-x86_64",
+        *("-accel", "tcg,thread=multi"),
+        *("-machine", "q35"),
+        # Without what no test uses: nested machines, and a fifth level of page tables to walk.
+        *("-cpu", "max,svm=off,la57=off"),
+        *("-smp", "2"),
+        *("-m", "2G"),
+        *("-nodefaults", "-display", "none", "-no-reboot"),
+        *("-kernel", str(image.kernel)),
+        *("-append", KERNEL_PARAMETERS),
+        *("-chardev", "stdio,id=console,signal=off"),
+        *("-serial", "chardev:console"),
+        # snapshot=on: what is written goes to a temporary file, which has lost its name by the time the machine boots.
+        *("-drive", f"if=none,id=root,format=raw,snapshot=on,cache=unsafe,file={_in_option(image.disk)}"),
+        *("-device", "nvme,serial=root,drive=root"),
+        *("-drive", f"if=none,id=archive,format=raw,readonly=on,file=/proc/self/fd/{archive}"),
+        *("-device", "virtio-blk-pci,drive=archive"),
+        *("-chardev", f"socket,id=agent,fd={agent}"),
+        *("-device", "virtio-serial-pci"),
+        *("-device", "virtserialport,name=agent,chardev=agent"),
+    ]
+
+
+def _in_option(path: Path) -> str:
+    # QEMU's options end at a comma, and a doubled comma stands for one.
+    return str(path).replace(",", ",,")
+
+
+def _write_archive(folder: Path | None, archive: BinaryIO) -> None:
+    """Write a tar archive of `folder` (of nothing, for None), owned by root, in blocks that make a whole disk."""
+
+    def wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        path = Path(member.name)
+        if path.name in NOT_COPIED or path.name.endswith(NOT_COPIED_SUFFIXES):
+            return None
+        if folder is not None and (folder / path / "pyvenv.cfg").exists():
+            return None
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        return member
+
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        if folder is not None:
+            tar.add(folder, arcname=".", filter=wanted)
+    archive.flush()
