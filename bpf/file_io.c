@@ -4,9 +4,10 @@
  *
  * Hooks: the exits of vfs_read, vfs_write, vfs_readv and vfs_writev (fexit), else their entries and returns (kprobe,
  *        kretprobe), else the system calls that end there, with the file found in the task's table of descriptors.
- * Cost: one map update for each call; two more to remember the entry, for the latency and without fexit.
+ * Cost: one map update for each call. For the latency, and by kprobes, two more, which remember the entry.
  * Limits: what passes by these calls is not seen: mmap, sendfile, splice, copy_file_range, io_uring. By system calls,
- *         32-bit programs on a 64-bit kernel are not seen.
+ *         32-bit programs on a 64-bit kernel are not seen, and a descriptor that another thread closes and opens anew
+ * in mid-call is counted under the new file's name.
  *
  * Counted is what a call returned, not what it was asked for; a call that fails counts for nothing.
  */
@@ -182,6 +183,26 @@ static __always_inline struct file *file_of(u32 fd)
     return READ(all[fd]);
 }
 
+#ifdef __TARGET_ARCH_arm64
+#define FIRST_ARGUMENT(regs) READ(regs->orig_x0)
+#else
+#define FIRST_ARGUMENT(regs) READ(regs->di)
+#endif
+
+static __always_inline int exited(u8 op, s64 returned)
+{
+#if WITH_ebpf_file_io_latency_seconds
+    return leave(op, returned);
+#else
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+    struct file *file = file_of(FIRST_ARGUMENT(regs));
+
+    if (returned >= 0 && wanted(file))
+        count(file, op, returned);
+    return 0;
+#endif
+}
+
 int enter_call(struct sys_enter *args)
 {
     return enter(file_of(args->fd));
@@ -189,10 +210,20 @@ int enter_call(struct sys_enter *args)
 
 int read_exit(struct sys_exit *args)
 {
-    return leave(FILE_IO_OP_READ, args->ret);
+    return exited(FILE_IO_OP_READ, args->ret);
 }
 
 int write_exit(struct sys_exit *args)
+{
+    return exited(FILE_IO_OP_WRITE, args->ret);
+}
+
+int read_leave(struct sys_exit *args)
+{
+    return leave(FILE_IO_OP_READ, args->ret);
+}
+
+int write_leave(struct sys_exit *args)
 {
     return leave(FILE_IO_OP_WRITE, args->ret);
 }

@@ -71,8 +71,10 @@ class Child:
         try:
             die_with(parent)
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            )  # a Ctrl-C reaches all processes; what ends is the parent's word
             os.dup2(self._words.fileno(), 2)
             close_all_but({channel.fileno()})
             try:

@@ -47,11 +47,6 @@ class Mechanism:
 
     programs: tuple[Program, ...]
 
-    @property
-    def name(self) -> str:
-        """Its hooks' families, such as ``kprobe+kretprobe``; shared by all programs of one family."""
-        return "+".join(sorted({hook.family for program in self.programs for hook in program.hooks}))
-
 
 @dataclass(frozen=True)
 class Label:
@@ -208,6 +203,10 @@ class Probe:
         return frozenset({metric.name for metric in metrics} | {
             label.name for metric in metrics for label in metric.labels if label.chosen
         })  # fmt: skip
+
+    def mechanism_name(self, mechanism: Mechanism) -> str:
+        """Returns the families of the hooks that a mechanism takes for this config, such as ``kprobe+kretprobe``."""
+        return "+".join(sorted({hook.family for program in self.programs(mechanism) for hook in program.hooks}))
 
     def programs(self, mechanism: Mechanism) -> Sequence[Program]:
         """Returns the programs of a mechanism that the chosen labels and metrics need."""

@@ -31,6 +31,8 @@ from exporter.status import Loaded, ProbeStatus
 
 COMPILE_SECONDS = 300.0  # a compile takes one second; on an emulated machine, a quarter of a minute
 STOP_SECONDS = 5.0
+RETRY_SECONDS = 5.0  # for what is degraded: that another's XDP program went is told by nobody
+MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reason to go on for ever
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +121,8 @@ class Supervisor:
         self._loaded_at = time.time()
         self._stopping = False
         self._ready = False
+        self._retry_at = 0.0
+        self._ended_at: list[float] = []
 
     def run(self) -> None:
         """Runs until SIGTERM or SIGINT. Raises StartError where it can't begin."""
@@ -144,6 +148,8 @@ class Supervisor:
                 for key, _ in self._selector.select(self._next_deadline()):
                     key.data()
                 self._kill_the_hung()
+                if self._degraded() and time.monotonic() >= self._retry_at:
+                    self._interfaces_changed()
         finally:
             self._stop()
 
@@ -165,7 +171,12 @@ class Supervisor:
 
     def _next_deadline(self) -> float | None:
         deadlines = [deadline for _, deadline in self._compiling.values()]
+        if self._degraded():
+            deadlines.append(self._retry_at)
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _degraded(self) -> bool:
+        return any(status.state == "degraded" for status in self._statuses.values())
 
     def _kill_the_hung(self) -> None:
         for name, (compiler, deadline) in self._compiling.items():
@@ -235,6 +246,7 @@ class Supervisor:
 
     def _interfaces_changed(self) -> None:
         self._changes.clear()
+        self._retry_at = time.monotonic() + RETRY_SECONDS
         before = dict(self._statuses)
         for held in self._held.values():
             self._update_interfaces(held)
@@ -289,8 +301,10 @@ class Supervisor:
         self._channel.close()
         self._channel = None
         self._restarts += 1
+        self._ended_at = [at for at in self._ended_at if time.monotonic() - at < RESTARTS_SECONDS] + [time.monotonic()]
+        if len(self._ended_at) > MAX_RESTARTS:
+            raise StartError(f"the worker ended {len(self._ended_at)} times in {RESTARTS_SECONDS:.0f} s")
         log.error("the worker ended (%s); starting it again", _ending(status))
-        time.sleep(min(0.1 * self._restarts, 1.0))  # a worker that can't start at all shall not take a core
         self._start_worker()
 
     def _give(self, held: _Held) -> None:

@@ -74,8 +74,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         loop.add_reader(self._channel.fileno(), self._told, ended)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _finish, ended)
+        loop.add_signal_handler(signal.SIGTERM, _finish, ended)
         await Server(Site(self._health, self._page)).serve(self._listening)
         timer = asyncio.create_task(self._read_by_timer())
         timer.add_done_callback(lambda task: _finish(ended, task))
@@ -153,6 +152,7 @@ def main(
     code = 1
     try:
         child.set_name("ebpf-exp-worker")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all processes; the supervisor decides
         kept = {channel.fileno(), *barrier_fds, *(one.fileno() for one in listening)}
         child.close_all_but(kept)
         privileges.drop(keep_bpf)

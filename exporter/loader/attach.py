@@ -60,7 +60,7 @@ def load_for(hook: Hook, name: str, instructions: bytes) -> int:
         try:
             btf_id = libbpf.vmlinux_btf_id(hook.target, attach_type)
         except OSError as error:
-            raise LoadError(f"{hook}: this kernel's BTF has no function {hook.target}") from error
+            raise LoadError(f"{hook}: this kernel has no BTF of a function {hook.target}") from error
     try:
         return libbpf.prog_load(kind, name, instructions, attach_type, btf_id)
     except libbpf.Refused as error:

@@ -20,6 +20,14 @@ MAP_ENTRIES = 10_240  # keys that a map can take between two reads
 OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels
 
 PRELUDE = r"""
+/* what is in vmlinux.h, where there is no BTF and so no vmlinux.h */
+#ifndef __VMLINUX_H__
+#include <uapi/linux/ptrace.h>
+#include <linux/sched.h>
+#include <linux/fs.h>
+#include <linux/fdtable.h>
+#endif
+
 #ifndef S_IFMT
 #define S_IFMT 0170000
 #define S_IFREG 0100000

@@ -44,17 +44,18 @@ def load(probe: Probe, bytecode: Bytecode) -> tuple[Loaded, list[int]]:
     maps = [_create(map_) for map_ in bytecode.maps]
     tried: list[Attempt] = []
     for mechanism in probe.mechanisms:
+        name = probe.mechanism_name(mechanism)
         try:
             programs, attachments = _attach(probe, mechanism, bytecode, maps)
         except ProbeError as error:
-            tried.append(Attempt(mechanism.name, error.reason, error.details))
+            tried.append(Attempt(name, error.reason, error.details))
             continue
-        wanted = {"writing"} | {name for table in probe.tables if table.chosen for name in codegen.map_names(table)}
+        wanted = {"writing"}.union(*(codegen.map_names(table) for table in probe.tables if table.chosen))
         kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
         loaded = Loaded(
-            mechanism=mechanism.name,
+            mechanism=name,
             tried=tuple(tried),
-            maps=tuple(name for name, _ in kept),
+            maps=tuple(map_name for map_name, _ in kept),
             programs=tuple(programs),
             attachments=tuple(names for names, _ in attachments),
             compiler=bytecode.compiler,

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service under systemd, on a machine that is made for it: install, start, use, stop, nothing left."""
+
+import json
+import subprocess
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def page() -> str:
+    with urllib.request.urlopen("http://localhost:9435/metrics", timeout=60) as answer:
+        return str(answer.read().decode())
+
+
+def bpf_ids(kind: str) -> set[int]:
+    return {int(found["id"]) for found in json.loads(run("bpftool", kind, "list", "--json"))}
+
+
+def value(text: str, start: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(start))
+
+
+def test_install_start_use_stop() -> None:
+    """systemctl start makes the page appear, with counts that move; systemctl stop leaves nothing behind."""
+    # systemd has programs of its own (device filters), which come and go with its units: those are not ours
+    before = {kind: bpf_ids(kind) for kind in ("prog", "link")}
+    run(str(ROOT / "deploy" / "install"))
+    assert (Path("/etc/ebpf-exporter/config.yaml")).read_text() == (ROOT / "config.yaml").read_text()
+    run("systemctl", "start", "ebpf-exporter")
+    try:
+        assert run("systemctl", "is-active", "ebpf-exporter").strip() == "active"
+        for probe in ("file_io", "file_opens", "shell_commands", "process_execs"):
+            assert f'ebpf_exporter_probe_up{{probe="{probe}"}} 1.0\n' in page(), run(
+                "journalctl", "-u", "ebpf-exporter"
+            )
+        assert 'state="running",' in page()
+        execs = value(page(), 'ebpf_process_execs_total{user="root",comm="true"}')
+        for _ in range(13):
+            run("true")
+        assert value(page(), 'ebpf_process_execs_total{user="root",comm="true"}') == execs + 13
+        main = run("systemctl", "show", "-P", "MainPID", "ebpf-exporter").strip()
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        worker = next(pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "ebpf-exp-worker\n")
+        status = Path(f"/proc/{worker}/status").read_text()
+        uid = run("id", "-u", "ebpf-exporter").strip()
+        assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in status
+        assert "CapEff:\t0000000000000000\n" in status
+    finally:
+        run("systemctl", "stop", "ebpf-exporter")
+    assert run("systemctl", "show", "-P", "Result", "ebpf-exporter").strip() == "success"
+    assert run("systemctl", "show", "-P", "TasksCurrent", "ebpf-exporter").strip() in ("[not set]", "0")
+    ours = {"leave", "on_exec", "on_readline", "on_packet", "read_done", "write_done", "readv_done", "writev_done"}
+    left = [found for found in json.loads(run("bpftool", "prog", "list", "--json")) if found.get("name") in ours]
+    assert left == []
+    assert bpf_ids("link") <= before["link"]
+
+
+def test_a_second_install_keeps_the_config_and_uninstall_keeps_it_too() -> None:
+    """What a user wrote into the config survives an upgrade and a removal."""
+    config = Path("/etc/ebpf-exporter/config.yaml")
+    run(str(ROOT / "deploy" / "install"))
+    config.write_text("probes: {file_opens: {}}\n")
+    run(str(ROOT / "deploy" / "install"))
+    assert config.read_text() == "probes: {file_opens: {}}\n"
+    run(str(ROOT / "deploy" / "install"), "--uninstall")
+    assert config.read_text() == "probes: {file_opens: {}}\n"
+    assert not Path("/usr/local/bin/ebpf-exporter").exists()
+    assert not Path("/etc/systemd/system/ebpf-exporter.service").exists()
