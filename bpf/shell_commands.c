@@ -4,12 +4,14 @@
  *
  * Hook: the return of readline(), in bash or in the library.
  * Cost: a breakpoint for each line typed.
+ * Loops are unrolled: kernels before 6.4 refuse one that the compiler enters in its middle ("back-edge").
  * Limits: only the first word leaves the kernel. It ends at a blank, at what ends a command (;|&<>()), and after the
  *         = of an assignment, as what follows may be a secret. Empty lines are no commands. A word of over 63 bytes
  *         is cut.
  */
 
 #define WORD 64
+#define BLANKS 32 /* that a line may begin with */
 
 static __always_inline int ends_word(char c)
 {
@@ -26,7 +28,8 @@ int on_readline(struct pt_regs *ctx)
 
     if (!line)
         return 0; /* end of input */
-    for (int i = 0; i < WORD; i++) {
+#pragma unroll
+    for (int i = 0; i < BLANKS; i++) {
         char c = 0;
         if (bpf_probe_read_user(&c, 1, line + i) < 0)
             return 0;
@@ -36,6 +39,7 @@ int on_readline(struct pt_regs *ctx)
     }
     if (bpf_probe_read_user_str(word, WORD, line + blanks) <= 1)
         return 0; /* nothing typed */
+#pragma unroll
     for (int i = 0; i < WORD; i++) {
         if (i > 0 && ends_word(word[i]))
             ended = 1;

@@ -51,6 +51,7 @@ static __always_inline int ipv6_protocol(void *data, void *end, u32 offset)
     int header = byte_at(data, end, offset + 6);
 
     offset += IPV6_HEADER;
+#pragma unroll
     for (int i = 0; i < IPV6_EXTENSIONS; i++) {
         int next, words;
 
@@ -71,6 +72,7 @@ static __always_inline int protocol_of(void *data, void *end)
     u32 offset = ETHERNET_HEADER;
     int type = word_at(data, end, offset - 2), protocol;
 
+#pragma unroll
     for (int i = 0; i < VLAN_TAGS; i++) {
         if (type != TYPE_VLAN && type != TYPE_QINQ)
             break;

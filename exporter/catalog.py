@@ -2,6 +2,7 @@
 """Finds probes, reads their YAML and applies the config: a config and pairs of files in, frozen ``Probe``s out."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,22 @@ from exporter.document import Document, Where, one_of
 from exporter.errors import ConfigError, Problem
 from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program
 
+_C_KEYWORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef typeof union unsigned void volatile while".split()
+)
+
 SHIPPED = Path(__file__).resolve().parent.parent / "bpf"
 
-_WORD = {"type": "string", "pattern": "^[a-z][a-z0-9_]*$", "description": "a name of small letters, digits and _"}
+_WORD = {
+    "type": "string",
+    "pattern": r"^[a-z][a-z0-9_]*$(?!\n)",
+    "description": "a name of small letters, digits and _",
+}
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "a list of labels and metrics"}
 _HOOK_NAME = {
     "type": "string",
-    "pattern": rf"^(({'|'.join(FAMILIES[:-1])}):\S+|xdp)$",
+    "pattern": rf"^(({'|'.join(FAMILIES[:-1])}):\S+|xdp)$(?!\n)",
     "description": f"a hook such as tracepoint:sched:sched_process_exec; families: {', '.join(FAMILIES)}",
 }
 _HOOK = {
@@ -57,7 +67,7 @@ _MECHANISM = {
 _KIND = {
     "anyOf": [
         {"type": "string"},
-        {"type": "array", "items": {"type": "string", "pattern": "^[a-z][a-z0-9_]*$"}, "minItems": 1},
+        {"type": "array", "items": {"type": "string", "pattern": r"^[a-z][a-z0-9_]*$(?!\n)"}, "minItems": 1},
     ],
     "description": f"a kind of label: {kinds.ALLOWED}",
 }
@@ -90,7 +100,7 @@ SCHEMA: dict[str, Any] = {
             "type": "object",
             "minProperties": 1,
             "propertyNames": {
-                "pattern": "^ebpf_[a-z][a-z0-9_]*$",
+                "pattern": r"^ebpf_[a-z][a-z0-9_]*$(?!\n)",
                 "description": "a metric's name: ebpf_ and then small letters, digits and _",
             },
             "additionalProperties": {
@@ -104,7 +114,12 @@ SCHEMA: dict[str, Any] = {
                     "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a factor such as 1e-9"},
                     "exponents": {
                         "type": "array",
-                        "items": {"type": "integer", "minimum": 0, "maximum": 63},
+                        "items": {
+                            "type": "integer",
+                            "minimum": 0,
+                            "maximum": 63,
+                            "description": "a whole number from 0 to 63",
+                        },
                         "minItems": 2,
                         "maxItems": 2,
                         "description": "[first, last] exponents of two for the buckets' bounds, from 0 to 63",
@@ -147,6 +162,7 @@ def load(config: Config) -> list[Probe]:
             message = f"unknown probe; {one_of(name, sorted(found))}"
             problems.append(config.document.problem(("probes", name), message))
             continue
+        problems.extend(_twice(config, name))
         try:
             probes.append(_apply(read(found[name]), settings, config.document, ("probes", name)))
         except ConfigError as error:
@@ -165,9 +181,17 @@ def load(config: Config) -> list[Probe]:
 
 
 def available(config: Config) -> dict[str, Path]:
-    """Returns the YAML file of every probe by name: the shipped ones, then those of the config's folders."""
+    """Returns the YAML file of every probe by name: the shipped ones, unless a folder of the config's has the name."""
     folders = [SHIPPED, *config.probe_folders]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def _twice(config: Config, name: str) -> list[Problem]:
+    """A probe of the config's folders takes the place of a shipped one; of two in such folders, none is the one."""
+    found = [str(folder) for folder in config.probe_folders if (folder / f"{name}.yaml").exists()]
+    if len(found) < 2:
+        return []
+    return [config.document.problem(("probes", name), f"is in more than one folder: {', '.join(found)}")]
 
 
 def _folder_problems(config: Config) -> list[Problem]:
@@ -197,6 +221,7 @@ def read(path: Path) -> Probe:
         metrics=metrics,
         options=tuple((name, int(option["default"])) for name, option in value.get("options", {}).items()),
     )
+    problems.extend(_clashes(probe, declared))
     problems.extend(_source_problems(probe, declared))
     if problems:
         raise ConfigError(problems)
@@ -226,8 +251,6 @@ def _metric(declared: Document, name: str, problems: list[Problem]) -> Metric:
     labels: list[Label] = []
     for label, spec in value.get("labels", {}).items():
         kind, default = (spec["kind"], spec.get("default", True)) if isinstance(spec, dict) else (spec, True)
-        if label == "le":
-            problems.append(declared.problem((*where, "labels", label), "is the name of a histogram's own label"))
         try:
             labels.append(Label(label, kinds.parse(kind), default))
         except ValueError as error:
@@ -237,6 +260,8 @@ def _metric(declared: Document, name: str, problems: list[Problem]) -> Metric:
         message = "a histogram needs exponents: [first, last]" if histogram else "exponents are for histograms"
         problems.append(declared.problem(where, message))
     first, last = value.get("exponents", (0, 0))
+    if not math.isfinite(value.get("scale", 1.0)):
+        problems.append(declared.problem((*where, "scale"), "expected a factor such as 1e-9"))
     if first > last:
         problems.append(declared.problem((*where, "exponents"), "the first is above the last"))
     if name.endswith("_total") != (value["type"] == "counter"):
@@ -250,6 +275,27 @@ def _metric(declared: Document, name: str, problems: list[Problem]) -> Metric:
         scale=float(value.get("scale", 1.0)),
         exponents=(first, last),
     )
+
+
+def _clashes(probe: Probe, declared: Document) -> list[Problem]:
+    """What would only be an error in generated C, which nobody wrote: names that are taken there."""
+    problems: list[Problem] = []
+    shorts: dict[str, str] = {}
+    values: dict[str, tuple[str, ...]] = {}
+    for metric in probe.metrics:
+        where: Where = ("metrics", metric.name)
+        other = shorts.setdefault(metric.short_name, metric.name)
+        if other != metric.name:
+            problems.append(declared.problem(where, f"in C both this and {other} are {metric.short_name}: rename one"))
+        for label in metric.labels:
+            place = (*where, "labels", label.name)
+            if label.name in _C_KEYWORDS:
+                problems.append(declared.problem(place, "is a word of C: no field of a key can have this name"))
+            if label.name == "le" or (label.name == "bucket" and metric.type == "histogram"):
+                problems.append(declared.problem(place, "is the name of a histogram's own label"))
+            if label.kind.values and values.setdefault(label.name, label.kind.values) != label.kind.values:
+                problems.append(declared.problem(place, "has other values than a label of this name above"))
+    return problems
 
 
 def _source_problems(probe: Probe, declared: Document) -> list[Problem]:

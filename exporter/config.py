@@ -12,7 +12,12 @@ from exporter.errors import ConfigError, Problem
 
 DEFAULT_PATH = Path("/etc/ebpf-exporter/config.yaml")
 
-_NAME = {"type": "string", "pattern": r"^[a-z][a-z0-9_]*$", "description": "a name of small letters, digits and _"}
+# $(?!\n): to Python, unlike JSON schema, $ also matches ahead of a last newline
+_NAME = {
+    "type": "string",
+    "pattern": r"^[a-z][a-z0-9_]*$(?!\n)",
+    "description": "a name of small letters, digits and _",
+}
 
 SETTINGS: dict[str, Any] = {
     "labels": {"type": "array", "items": _NAME, "uniqueItems": True, "description": "a list of label names"},
@@ -54,14 +59,14 @@ SCHEMA: dict[str, Any] = {
             "minItems": 1,
             "items": {
                 "type": "string",
-                "pattern": r"^(\[[0-9a-fA-F:.]+(%\w+)?\]|[A-Za-z0-9._-]*):[0-9]{1,5}$",
+                "pattern": r"^(\[[0-9a-fA-F:.]+(%\w+)?\]|[A-Za-z0-9._-]*):[0-9]{1,5}$(?!\n)",
                 "description": "HOST:PORT, such as localhost:9435, [::1]:9435 or :9435 for all addresses",
             },
             "description": "a list of addresses, such as [localhost:9435]",
         },
         "interval": {
             "type": "string",
-            "pattern": r"^[1-9][0-9]{0,5}(ms|s|m)$",
+            "pattern": r"^[1-9][0-9]{0,5}(ms|s|m)$(?!\n)",
             "description": "a duration such as 500ms, 5s or 1m",
         },
         "probe_folders": {

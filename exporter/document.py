@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from exporter.errors import ConfigError, Problem
@@ -91,9 +91,15 @@ class _Builder:
                 return [self.build(child, (*where, index)) for index, child in enumerate(node.value)]
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, where)
-            return self.loader.construct_object(node)
+            return self._scalar(node)
         finally:
             self.open.pop()
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        try:
+            return self.loader.construct_object(node)
+        except (ValueError, LookupError, AttributeError) as error:  # PyYAML's own, of an explicit tag such as !!int
+            raise yaml.MarkedYAMLError(problem=f"no value of {node.tag}", problem_mark=node.start_mark) from error
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -117,15 +123,29 @@ def validate(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
     A schema's own ``description`` is what a message says is expected there.
     """
     problems: list[Problem] = []
-    for error in Draft202012Validator(schema).iter_errors(document.value):
+    for error in _Validator(schema).iter_errors(document.value):
         problems.extend(_explain(document, error))
-    return sorted(problems, key=lambda problem: problem.line)
+    return sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
+
+
+# To JSON schema 5.0 is an integer; to what comes after, it is not.
+_Validator = validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 def _explain(document: Document, error: ValidationError) -> Iterable[Problem]:
     where: Where = tuple(error.absolute_path)
     schema = error.schema if isinstance(error.schema, dict) else {}
-    if error.validator == "additionalProperties":
+    deepest = max(error.context or [error], key=lambda inner: len(inner.absolute_path))
+    if len(deepest.absolute_path) > len(where):  # of several forms, the one that got furthest is the one that was meant
+        yield from _explain(document, deepest)
+    elif "propertyNames" in list(error.absolute_schema_path)[-2:]:
+        yield document.problem((*where, error.instance), f"not a valid name; expected {schema.get('description')}")
+    elif error.validator == "additionalProperties":
         allowed = list(schema.get("properties", {}))
         for key in error.instance:
             if key not in allowed:
@@ -133,14 +153,13 @@ def _explain(document: Document, error: ValidationError) -> Iterable[Problem]:
     elif error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         yield document.problem(where, f"lacks {', '.join(repr(key) for key in missing)}")
-    elif error.validator == "propertyNames":
-        pattern = error.validator_value.get("description", error.message)
-        yield document.problem((*where, error.instance), f"not a valid name; expected {pattern}")
     else:
         expected = schema.get("description")
         if expected is None and error.validator == "enum":
             expected = "one of " + ", ".join(str(value) for value in error.validator_value)
         found = "nothing" if error.instance is None else repr(error.instance)
+        if error.validator == "uniqueItems":
+            expected = f"{expected}, each once"
         yield document.problem(where, f"expected {expected}, found {found}" if expected else error.message)
 
 

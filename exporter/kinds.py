@@ -6,6 +6,7 @@ nature (an errno, a protocol); when series run out, unbounded labels read ``(oth
 """
 
 import errno as errnos
+import os
 import re
 import socket
 import sys
@@ -81,7 +82,7 @@ def _protocol(_: Kind, data: bytes) -> str:
 def _interface(_: Kind, data: bytes) -> str:
     index = _number(data)
     try:
-        return socket.if_indextoname(index)
+        return os.fsencode(socket.if_indextoname(index)).decode("utf-8", "backslashreplace")
     except OSError:  # it has gone since
         return str(index)
 

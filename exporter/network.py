@@ -79,7 +79,7 @@ def find(patterns: tuple[str, ...]) -> tuple[dict[int, str], list[str]]:
         if not names and missing:
             reasons.append(missing)
         found |= {present[name]: name for name in names if name in present}
-    return found, reasons
+    return {index: os.fsencode(name).decode("utf-8", "backslashreplace") for index, name in found.items()}, reasons
 
 
 @dataclass(frozen=True)

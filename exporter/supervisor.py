@@ -64,8 +64,14 @@ def listen(addresses: tuple[tuple[str, int], ...]) -> list[socket.socket]:
     """Opens the listening sockets; a name such as localhost stands for all its addresses. Raises StartError."""
     sockets: list[socket.socket] = []
     for host, port in addresses:
+        # localhost is loopback by RFC 6761, also on a host without /etc/hosts
+        names = ["127.0.0.1", "::1"] if host == "localhost" else [host or None]
         try:
-            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            found = [
+                address
+                for name in names
+                for address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            ]
         except OSError as error:
             raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         failures = []

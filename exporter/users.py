@@ -26,6 +26,6 @@ def _names(_inode: int, _changed: int) -> dict[int, str]:
     names: dict[int, str] = {}
     for line in PASSWD.read_text(errors="backslashreplace").splitlines():
         columns = line.split(":")
-        if len(columns) > 2 and columns[2].isdigit():
+        if len(columns) > 2 and columns[2].isdecimal():
             names.setdefault(int(columns[2]), columns[0])
     return names

@@ -14,7 +14,7 @@ in one last cell: nothing is lost.
 """
 
 from exporter.kinds import Kind
-from exporter.probe import Field, Metric, Probe, Table
+from exporter.probe import Field, Probe, Table
 
 MAP_ENTRIES = 10_240  # keys that a map can take between two reads
 OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels
@@ -179,9 +179,3 @@ def _body(table: Table) -> str:
         lines.append(f"    over_at = {name}_rest.lookup(&first);")
     lines += ["    if (over_at) {", *count("over_at", " " * 8, "lock_xadd(&over_at->events, 1);"), "    }", "}"]
     return "\n".join(lines) + "\n"
-
-
-def bounds(metric: Metric) -> list[float]:
-    """Returns the upper bounds of a histogram's buckets in its exposed unit, without the last, which is infinite."""
-    first, last = metric.exponents
-    return [2**exponent * metric.scale for exponent in range(first, last + 1)]

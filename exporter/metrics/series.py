@@ -143,8 +143,10 @@ class _Column:
 
     def update(self, changed: set[int], totals: tuple[list[int], ...]) -> None:
         lines, heads, total = self._lines, self._heads, totals[self._index]
+        scale = self.metric.scale
         for number in changed:
-            lines[number] = f"{heads[number]}{total[number]}\n"
+            amount = total[number] if scale == 1 else repr(total[number] * scale)
+            lines[number] = f"{heads[number]}{amount}\n"
         self._body = None
 
     def update_histograms(self, changed: set[int], totals: tuple[list[int], ...], slots: int) -> None:

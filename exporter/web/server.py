@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import h11
 
@@ -67,11 +68,13 @@ class Server:
         connection = _Connection(task, time.monotonic())
         self._connections.add(connection)
         if len(self._connections) > MAX_CONNECTIONS:
-            min(self._connections, key=lambda other: other.silent_since).task.cancel()
+            evicted = min(self._connections, key=lambda other: other.silent_since)
+            self._connections.discard(evicted)
+            evicted.task.cancel()
         try:
             await self._converse(connection, reader, writer)
         except (OSError, TimeoutError, asyncio.CancelledError):  # the client is gone or too slow, or gives way
-            pass
+            writer.transport.abort()  # close() would wait for it to take what is left
         finally:
             self._connections.discard(connection)
             writer.close()
@@ -87,6 +90,7 @@ class Server:
             except h11.RemoteProtocolError as error:
                 status = HTTPStatus(error.error_status_hint)
                 await self._send(protocol, writer, Response(status, f"{status.phrase}\n".encode()), None)
+                await _drain_rest(reader, writer)
                 return
             if request is None:
                 return
@@ -128,7 +132,7 @@ class Server:
             key = name.decode("latin-1").lower()
             text = value.decode("latin-1")
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        path = request.target.decode("latin-1").partition("?")[0]
+        path = urlsplit(request.target.decode("latin-1")).path
         try:
             response = await self._handler(path, headers)
         except Exception:
@@ -162,3 +166,13 @@ class Server:
         writer.write(out)
         async with asyncio.timeout(SEND_SECONDS):
             await writer.drain()
+
+
+async def _drain_rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes, for a while, what a client still sends after a refusal: closing at once would reset the connection, and
+    the answer with it (RFC 9112, 9.6)."""
+    writer.write_eof()
+    async with asyncio.timeout(1.0):
+        for _ in range(64):
+            if not await reader.read(MAX_HEADER_BYTES):
+                return

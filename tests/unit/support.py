@@ -3,13 +3,13 @@
 
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from exporter import kinds
-from exporter.document import Document
-from exporter.probe import Hook, Label, Mechanism, Metric, Probe, Program, Table
 from prometheus_client.parser import text_string_to_metric_families
+
+from exporter import kinds
+from exporter.probe import Hook, Label, Mechanism, Metric, Probe, Program, Table
 
 Series = dict[tuple[tuple[str, str], ...], float]  # (("comm", "bash"), ("op", "read")) -> 3.0
 
@@ -33,8 +33,17 @@ def probe(*metrics: Metric, source: Path = Path("/probes/p.c"), max_series: int 
     return Probe(source.stem, "Counts.", yaml, source, (mechanism,), metrics, max_series=max_series)
 
 
-def key(table: Table, bounded: bool = False, **values: str | bytes | int) -> bytes:
-    """A key as the kernel has it, of the map or (bounded) of the overflow map; fields not given are 0."""
+def key(table: Table, **values: str | bytes | int) -> bytes:
+    """A key of the map, as the kernel has it; fields not given are 0."""
+    return _laid_out(table, values)[: table.key_size]
+
+
+def bounded_key(table: Table, **values: str | bytes | int) -> bytes:
+    """A key of the overflow map: the part of a key that holds its bounded labels."""
+    return _laid_out(table, values)[: table.bounded_size]
+
+
+def _laid_out(table: Table, values: Mapping[str, str | bytes | int]) -> bytes:
     data = bytearray(table.fields[-1].offset + table.fields[-1].size)
     for field in table.fields:
         value = values.get(field.name, 0)
@@ -43,7 +52,7 @@ def key(table: Table, bounded: bool = False, **values: str | bytes | int) -> byt
         else:
             text = value.encode() if isinstance(value, str) else value
             data[field.offset : field.offset + field.size] = text.ljust(field.size, b"\0")
-    return bytes(data[: table.bounded_size if bounded else table.key_size])
+    return bytes(data)
 
 
 def numbers(*values: int) -> bytes:
@@ -54,15 +63,10 @@ def numbers(*values: int) -> bytes:
 def samples(text: str) -> dict[str, Series]:
     """Parses a page with prometheus_client: sample name -> labels, sorted by name -> value. No series stands twice."""
     found: dict[str, Series] = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]  # untyped
         for sample in family.samples:
             series = found.setdefault(sample.name, {})
             labels = tuple(sorted(sample.labels.items()))
             assert labels not in series, f"{sample.name}{labels} stands there twice"
             series[labels] = sample.value
     return found
-
-
-def document(path: str = "/etc/config.yaml", value: object = None) -> Document:
-    """A document without lines."""
-    return Document(Path(path), value, {})

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+
 from exporter import catalog, config
 from exporter.errors import ConfigError
 from exporter.probe import Hook, Mechanism, Probe, Program
@@ -63,7 +64,8 @@ def test_every_shipped_probe_loads(write: Write, name: str) -> None:
 def test_all_shipped_probes_together(write: Write) -> None:
     """No metric of a shipped probe is another's too, and they come in the config's order."""
     names = list(reversed(SHIPPED))
-    assert [probe.name for probe in load(write, "{" + ", ".join(f"{name}: {{}}" for name in names) + "}", "[]")] == names
+    probes = load(write, "{" + ", ".join(f"{name}: {{}}" for name in names) + "}", "[]")
+    assert [probe.name for probe in probes] == names
 
 
 def test_a_users_probe(write: Write, tmp_path: Path) -> None:
@@ -134,11 +136,7 @@ def test_labels_of_the_config(write: Write) -> None:
 def test_no_labels(write: Write) -> None:
     """An empty list leaves out every label."""
     [probe] = load(write, "{file_io: {labels: []}}", "[]")
-    assert probe.chosen_names == {
-        "ebpf_file_io_bytes_total",
-        "ebpf_file_io_operations_total",
-        "ebpf_file_io_latency_seconds",
-    }
+    assert probe.chosen_names == {metric.name for metric in probe.metrics if metric.chosen}
 
 
 def test_metrics_of_the_config(write: Write) -> None:
@@ -178,18 +176,23 @@ ALL = ", ".join(SHIPPED)
         ("{zzzzz: {}}", f"probes.zzzzz: unknown probe; allowed: {ALL}"),
         (
             "{file_opens: {labels: [comm, reslt]}}",
-            "probes.file_opens.labels.1: 'reslt' is not of file_opens; did you mean 'result'? allowed: comm, file, result",
+            "probes.file_opens.labels.1: 'reslt' is not of file_opens; "
+            "did you mean 'result'? allowed: comm, file, result",
         ),
         (
             "{file_opens: {metrics: [ebpf_file_io_bytes_total]}}",
-            "probes.file_opens.metrics.0: 'ebpf_file_io_bytes_total' is not of file_opens; allowed: ebpf_file_opens_total",
+            "probes.file_opens.metrics.0: 'ebpf_file_io_bytes_total' is not of file_opens; "
+            "did you mean 'ebpf_file_opens_total'? allowed: ebpf_file_opens_total",
         ),
         (
             "{file_io: {options: {all: true}}}",
             "probes.file_io.options.all: 'all' is not of file_io; allowed: all_files",
         ),
         ("{file_opens: {options: {x: 1}}}", "probes.file_opens.options.x: 'x' is not of file_opens; allowed: none"),
-        ("{file_opens: {interfaces: [eth0]}}", "probes.file_opens.interfaces: file_opens is not attached to interfaces"),
+        (
+            "{file_opens: {interfaces: [eth0]}}",
+            "probes.file_opens.interfaces: file_opens is not attached to interfaces",
+        ),
         ("{file_opens: {mode: native}}", "probes.file_opens.mode: file_opens is not attached to interfaces"),
     ],
 )  # fmt: skip
@@ -229,11 +232,20 @@ def test_a_metric_of_two_probes(write: Write) -> None:
     ]
 
 
-def test_a_name_of_two_folders(write: Write) -> None:
-    """A probe that is in two folders, or has a shipped one's name, is a problem: nobody can see which of them runs."""
-    write("mine/file_opens.yaml", YAML)
+def test_a_probe_of_ones_own_takes_a_shipped_ones_place(write: Write) -> None:
+    """A probe in a folder of the config's that has a shipped one's name is the one that runs."""
+    mine = write("mine/file_opens.yaml", YAML)
     write("mine/file_opens.c", C)
-    assert len(problems(write, "{file_opens: {}}")) == 1
+    assert [probe.declaration for probe in load(write, "{file_opens: {}}")] == [mine]
+
+
+def test_a_name_of_two_folders(write: Write) -> None:
+    """A probe that is in two of the config's folders is a problem: nobody can see which of them runs."""
+    for folder in ("mine", "yours"):
+        write(f"{folder}/thing.yaml", YAML)
+        write(f"{folder}/thing.c", C)
+    [problem] = problems(write, "{thing: {}}", folders="[mine, yours]")
+    assert "thing: is in more than one folder: " in problem
 
 
 def test_a_probe_that_is_not_in_the_config_is_not_read(write: Write) -> None:
@@ -255,16 +267,17 @@ def test_yaml_without_its_c(write: Write, tmp_path: Path) -> None:
     ("before", "after", "problem"),
     [
         ("on_thing:", "on_thin:", "p.yaml:4: attach.on_thin: p.c has no function of this name"),
-        ("tracepoint:a:b", "tracepint:a:b", "p.yaml:4: attach.on_thing: expected a hook such as "),
-        ("tracepoint:a:b", "'tracepoint:'", "p.yaml:4: attach.on_thing: expected a hook such as "),
-        ("tracepoint:a:b", "[]", "p.yaml:4: attach.on_thing: expected a hook such as "),
         (
             "on_thing: tracepoint:a:b",
             "on_thing: {hooks: [xdp], for: [commm]}",
             "p.yaml:4: attach.on_thing.for: 'commm': did you mean 'comm'? allowed: comm, ebpf_things_total, result",
         ),
         ("ebpf_things_total", "ebpf_things", "p.yaml:6: metrics.ebpf_things: the name of a counter, and of nothing"),
-        ("type: counter", "type: gauge", "p.yaml:7: metrics.ebpf_things_total.type: expected one of counter, histogram"),
+        (
+            "type: counter",
+            "type: gauge",
+            "p.yaml:7: metrics.ebpf_things_total.type: expected one of counter, histogram",
+        ),
         (
             "ebpf_things_total:\n    type: counter",
             "ebpf_things:\n    type: histogram",
@@ -285,13 +298,16 @@ def test_yaml_without_its_c(write: Write, tmp_path: Path) -> None:
             "ebpf_things:\n    type: histogram\n    exponents: [5.0, 6.0]",
             "p.yaml:8: metrics.ebpf_things.exponents.0: expected",
         ),
-        ("comm: comm", "comm: com", "p.yaml:10: metrics.ebpf_things_total.labels.comm: 'com' is no kind of label; allowed:"),
-        ("comm: comm", "comm: 3", "p.yaml:10: metrics.ebpf_things_total.labels.comm: expected a kind of label"),
-        ("comm: comm", "le: comm", "p.yaml:10: metrics.ebpf_things_total.labels.le: is the name of a histogram's own label"),
         (
-            "type: counter",
-            "type: counter\n    scale: 1.0e-9",
-            "p.yaml:8: metrics.ebpf_things_total",
+            "comm: comm",
+            "comm: com",
+            "p.yaml:10: metrics.ebpf_things_total.labels.comm: 'com' is no kind of label; allowed:",
+        ),
+        ("comm: comm", "comm: 3", "p.yaml:10: metrics.ebpf_things_total.labels.comm: expected a kind of label"),
+        (
+            "comm: comm",
+            "le: comm",
+            "p.yaml:10: metrics.ebpf_things_total.labels.le: is the name of a histogram's own label",
         ),
         (
             "ebpf_things_total:\n    type: counter",
@@ -306,6 +322,13 @@ def test_faults_of_a_pair(write: Write, before: str, after: str, problem: str) -
     """Each fault of a declaration is told with its line before anything is compiled."""
     assert before in YAML
     assert read_problems(write, YAML.replace(before, after))[0][: len(problem)] == problem
+
+
+@pytest.mark.parametrize("hook", ["tracepint:a:b", "'tracepoint:'", "[]", "3"])
+def test_what_is_no_hook(write: Write, hook: str) -> None:
+    """A hook of a wrong form is told with the line and the place that it stands at, not those of what is around it."""
+    [problem] = read_problems(write, YAML.replace("tracepoint:a:b", hook))
+    assert problem.startswith("p.yaml:4: attach.on_thing: expected a hook such as ")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+
 from exporter import config
 from exporter.config import Settings
 from exporter.errors import ConfigError
@@ -112,11 +113,12 @@ def test_interval(write: Write, text: str, seconds: float) -> None:
         ("interval: 1h", "1: interval: expected a duration such as 500ms, 5s or 1m, found '1h'"),
         ("interval: 1.5s", "1: interval: expected a duration such as 500ms, 5s or 1m, found '1.5s'"),
         ('interval: "5s\\n"', "1: interval: expected a duration such as 500ms, 5s or 1m, found '5s\\n'"),
-        ("listen: localhost:9435", "1: listen: expected a list of addresses, such as [localhost:9435], found 'localhost:9435'"),
+        ("listen: :80", "1: listen: expected a list of addresses, such as [localhost:9435], found ':80'"),
         ("listen: []", "1: listen: expected a list of addresses, such as [localhost:9435], found []"),
         ("probe_folders: mine", "1: probe_folders: expected a list of folders, found 'mine'"),
         ("probe_folders: [3]", "1: probe_folders.0: expected a folder, found 3"),
-        ("lisen: [':1']", "1: lisen: unknown key; did you mean 'listen'? allowed: listen, interval, probe_folders, probes"),
+        ("lisen: [':1']", "1: lisen: unknown key; did you mean 'listen'? "
+                           "allowed: listen, interval, probe_folders, probes"),
     ],
 )  # fmt: skip
 def test_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
@@ -140,7 +142,8 @@ def test_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
         ("options: [all]", "options: expected the probe's options, such as {all_files: true}, found ['all']"),
         ("options: {all: maybe}", "options.all: expected true, false or a number, found 'maybe'"),
         ("interfaces: eth0", "interfaces: expected a list of interfaces, globs or auto, found 'eth0'"),
-        ("interfaces: [interface_of_16_]", "interfaces.0: expected an interface, a glob or auto, found 'interface_of_16_'"),
+        ("interfaces: [name_of_16_chars]", "interfaces.0: expected an interface, a glob or auto, "
+                                           "found 'name_of_16_chars'"),
         ("mode: fast", "mode: expected one of auto, native, generic, found 'fast'"),
         ("lables: [comm]", "lables: unknown key; did you mean 'labels'? "
                            "allowed: labels, metrics, max_series, options, interfaces, mode"),
@@ -159,9 +162,10 @@ def test_probe_setting_of_a_wrong_form(write: Write, text: str, problem: str) ->
     [
         ("interval: 5s", "1: lacks 'probes'"),
         ("probes: {}", "1: probes: expected the probes to run, such as {file_opens: {}}, found {}"),
-        ("probes: [file_opens]", "1: probes: expected the probes to run, such as {file_opens: {}}, found ['file_opens']"),
-        ("probes:\n  file_opens: true", "2: probes.file_opens: expected the probe's settings, or {} for its defaults, found True"),
-        ("probes:\n  a: {}\n  File-IO: {}", "3: probes.File-IO: not a valid name; expected a name of small letters, digits and _"),
+        ("probes: [xdp]", "1: probes: expected the probes to run, such as {file_opens: {}}, found ['xdp']"),
+        ("probes:\n  xdp: true", "2: probes.xdp: expected the probe's settings, or {} for its defaults, found True"),
+        ("probes:\n  a: {}\n  A-B: {}", "3: probes.A-B: not a valid name; "
+                                      "expected a name of small letters, digits and _"),
         ("just text", "1: expected settings, such as probes:, found 'just text'"),
         ("", "1: expected settings, such as probes:, found nothing"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from exporter import document
 from exporter.document import MAX_BYTES, Where, one_of
 from exporter.errors import ConfigError
@@ -166,7 +167,8 @@ SCHEMA: dict[str, Any] = {
     ("text", "expected"),
     [
         ("name: a\nmode: auto\n", []),
-        ("name: a\nmode: auto\nnmae: b\n", ["3: nmae: unknown key; did you mean 'name'? allowed: name, mode, sizes, probes"]),
+        ("name: a\nmode: auto\nnmae: b\n", ["3: nmae: unknown key; did you mean 'name'? "
+                                           "allowed: name, mode, sizes, probes"]),
         ("name: a\nmode: auto\nzzz: b\n", ["3: zzz: unknown key; allowed: name, mode, sizes, probes"]),
         ("mode: auto\nname: 3\n", ["2: name: expected a name, found 3"]),
         ("mode: auto\nname:\n", ["2: name: expected a name, found nothing"]),
@@ -176,7 +178,7 @@ SCHEMA: dict[str, Any] = {
         ("sizes: []\n", ["1: lacks 'name', 'mode'"]),
         ("[]", ["1: expected settings, found []"]),
         ("", ["1: expected settings, found nothing"]),
-        ("name: a\nmode: auto\nprobes:\n  x: {}\n  X-1: {}\n", ["5: probes.X-1: not a valid name; expected small letters"]),
+        ("name: a\nmode: auto\nprobes:\n  x: {}\n  X: {}\n", ["5: probes.X: not a valid name; expected small letters"]),
     ],
 )  # fmt: skip
 def test_validate_says_where_and_what_is_expected(write: Write, text: str, expected: list[str]) -> None:

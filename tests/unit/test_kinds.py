@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from exporter import kinds, users
 from exporter.probe import BUCKET
 

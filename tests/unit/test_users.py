@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from exporter import users
 from exporter.users import user_name
 
@@ -18,7 +19,7 @@ def passwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_names(passwd: Path) -> None:
     """The first name of a uid counts, as in libc; lines that are none are passed over."""
-    passwd.write_text("root:x:0:0:root:/root:/bin/sh\n\n# comment\n+::::::\ntoor:x:0:0::/:/bin/sh\nalice:x:1000:100:::\n")
+    passwd.write_text("root:x:0:0:root:/root:/bin/sh\n\n# comment\n+::::::\ntoor:x:0:0:::\nalice:x:1000:100:::\n")
     assert [user_name(uid) for uid in (0, 1000, 1001)] == ["root", "alice", "1001"]
 
 

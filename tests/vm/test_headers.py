@@ -36,7 +36,7 @@ def headers() -> Iterator[None]:
         BUILD.rename(AWAY)
 
 
-def test_installed_headers_serve_where_there_is_no_btf(tmp_path: Path, workload: Workload) -> None:  # noqa: F811
+def test_installed_headers_serve_where_there_is_no_btf(tmp_path: Path, workload: Workload) -> None:
     """Opens and bytes are exact against the kernel's headers as well, by kprobes: fexit wants BTF."""
     (tmp_path / "file").write_bytes(bytes(1009))
     with headers(), Daemon({"file_opens": {}, "file_io": {}}) as daemon:

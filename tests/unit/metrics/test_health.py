@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""metrics/health.py: the exporter's metrics of itself."""
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from exporter import __version__, libbpf
+from exporter.libbpf import ProgramStatistics
+from exporter.metrics.exposition import OPENMETRICS, TEXT, Format, page
+from exporter.metrics.health import Health, Running
+from exporter.metrics.maps import ProbeMaps
+from exporter.status import ProbeStatus
+
+from ..support import counter, key, label, numbers, probe, samples
+
+
+@pytest.fixture
+def health(monkeypatch: pytest.MonkeyPatch) -> Health:
+    """Of one probe that runs and one that failed; five series are wanted and there is room for two."""
+    monkeypatch.setattr(libbpf, "map_lookup", lambda *_: bytes(4))
+    monkeypatch.setattr(libbpf, "program_statistics", lambda fd: ProgramStatistics(fd, fd * 10**9, fd + 1))
+    found = probe(
+        counter("ebpf_a_total", label("comm", "comm")),
+        counter("ebpf_b_total", label("comm", "comm"), chosen=False),
+        max_series=2,
+    )
+    maps = ProbeMaps(found, {"writing": 10})
+    [series] = maps.tables
+    for comm in "abcde":
+        series.add(key(series.table, comm=comm), numbers(1, 1))
+    series.set_rest(numbers(7, 7, 7))
+    one = Health(config_loaded=1700000000.0, compiler="0.26", worker_restarts=2, last_read=5.0, last_read_duration=0.25)
+    one.statuses = {
+        "p": ProbeStatus("p", "Counts.", "running", "tracepoint"),
+        "q": ProbeStatus("q", "Counts.", "failed", reason='no "BTF"\nhere'),
+        "r": ProbeStatus("r", "Counts.", "degraded"),
+    }
+    one.running["p"] = Running(maps, {"on_event": 3})
+    return one
+
+
+def text(health: Health, wanted: Format = TEXT) -> str:
+    return page([], health.registry(), wanted).decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "value"),
+    [
+        ("last_read_seconds", {}, 0.25),
+        ("last_read_timestamp_seconds", {}, 5.0),
+        ("config_last_reload_successful", {}, 1.0),
+        ("config_last_reload_success_timestamp_seconds", {}, 1700000000.0),
+        ("worker_restarts_total", {}, 2.0),
+        ("probe_up", {"probe": "p"}, 1.0),
+        ("probe_up", {"probe": "q"}, 0.0),
+        ("probe_up", {"probe": "r"}, 0.0),
+        ("probe_info", {"probe": "p", "state": "running", "mechanism": "tracepoint", "reason": ""}, 1.0),
+        ("probe_info", {"probe": "q", "state": "failed", "mechanism": "", "reason": 'no "BTF"\nhere'}, 1.0),
+        ("program_runs_total", {"probe": "p", "program": "on_event"}, 3.0),
+        ("program_run_seconds_total", {"probe": "p", "program": "on_event"}, 3.0),
+        ("events_missed_total", {"probe": "p", "program": "on_event"}, 4.0),
+        ("events_overflowed_total", {"probe": "p", "metric": "ebpf_a_total"}, 7.0),
+        ("series", {"metric": "ebpf_a_total"}, 3.0),
+        ("series_folded_total", {"metric": "ebpf_a_total"}, 3.0),
+    ],
+)
+def test_value(health: Health, name: str, labels: dict[str, str], value: float) -> None:
+    """Each of the exporter's own metrics has its value."""
+    assert samples(text(health))[f"ebpf_exporter_{name}"][tuple(sorted(labels.items()))] == value
+
+
+def test_versions(health: Health) -> None:
+    """One series tells the versions."""
+    [labels] = samples(text(health))["ebpf_exporter_build_info"]
+    assert (dict(labels)["version"], dict(labels)["bcc"]) == (__version__, "0.26")
+
+
+def test_metrics_that_are_left_out_are_not_told(health: Health) -> None:
+    """What the config does not want has no health either."""
+    assert "ebpf_b_total" not in text(health)
+
+
+def test_process_metrics(health: Health) -> None:
+    """The process' own memory and time are there."""
+    assert {"process_resident_memory_bytes", "process_cpu_seconds_total"} <= samples(text(health)).keys()
+
+
+def test_openmetrics(health: Health) -> None:
+    """The page is good OpenMetrics, and every family of ours is named for the exporter."""
+    families = list(parse_openmetrics(text(health, OPENMETRICS)))  # type: ignore[no-untyped-call]  # untyped
+    assert [family.name for family in families if not family.name.startswith(("ebpf_exporter_", "process_"))] == []
+    assert [family.name for family in families if not family.documentation.endswith(".")] == []

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""metrics/series.py: totals never lie, whatever the budget; lines are what Prometheus reads."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.metrics.series import Series
+from exporter.probe import OTHER, Table
+
+from ..support import bounded_key, counter, histogram, key, label, numbers, samples
+
+OP = ["read", "write"]
+IO = Table(
+    (
+        counter("ebpf_bytes_total", label("op", OP), label("comm", "comm")),
+        counter("ebpf_calls_total", label("op", OP), label("comm", "comm")),
+    )
+)
+PLAIN = Table((counter("ebpf_events_total"),))
+OPS = Table((counter("ebpf_ops_total", label("result", "errno")),))
+COMMS = Table((counter("ebpf_comms_total", label("comm", "comm")),))
+LATENCY = Table((histogram("ebpf_latency_seconds", (1, 3), label("op", OP), label("comm", "comm"), scale=0.5),))
+
+
+def io(series: Series, op: int, comm: str, size: int, calls: int = 1) -> None:
+    series.add(key(IO, op=op, comm=comm), numbers(size, calls))
+
+
+def text(series: Series) -> str:
+    return "".join(lines for _, lines in series.render())
+
+
+def calls(series: Series) -> dict[tuple[str, str], float]:
+    """(op, comm) -> calls"""
+    return {
+        (dict(labels)["op"], dict(labels)["comm"]): value
+        for labels, value in samples(text(series))["ebpf_calls_total"].items()
+    }
+
+
+def test_adds() -> None:
+    """What drains bring is added up, series by series and metric by metric."""
+    series = Series(IO, 10)
+    series.add(
+        key(IO, op=0, comm="cat") + key(IO, op=1, comm="dd") + key(IO, op=0, comm="dd"),
+        numbers(100, 1) + numbers(200, 2) + numbers(300, 3),
+    )
+    io(series, 0, "cat", 1000, 10)
+    assert samples(text(series)) == {
+        "ebpf_bytes_total": {
+            (("comm", "cat"), ("op", "read")): 1100.0,
+            (("comm", "dd"), ("op", "read")): 300.0,
+            (("comm", "dd"), ("op", "write")): 200.0,
+        },
+        "ebpf_calls_total": {
+            (("comm", "cat"), ("op", "read")): 11.0,
+            (("comm", "dd"), ("op", "read")): 3.0,
+            (("comm", "dd"), ("op", "write")): 2.0,
+        },
+    }
+    assert (len(series), series.folded, series.overflowed) == (3, 0, 0)
+
+
+def test_lines_change_with_their_values() -> None:
+    """A page that is asked for again shows what came since, and is the same where nothing came."""
+    series = Series(OPS, 10)
+    assert text(series) == ""
+    series.add(key(OPS, result=0), numbers(1))
+    assert text(series) == 'ebpf_ops_total{result="ok"} 1\n'
+    series.add(key(OPS, result=2) + key(OPS, result=0), numbers(5) + numbers(7))
+    assert text(series) == 'ebpf_ops_total{result="ok"} 8\nebpf_ops_total{result="ENOENT"} 5\n'
+    assert text(series) == 'ebpf_ops_total{result="ok"} 8\nebpf_ops_total{result="ENOENT"} 5\n'
+
+
+def test_large_totals_are_exact() -> None:
+    """Totals are integers without an end: no bit is lost above 2**53, none overflows at 2**64."""
+    series = Series(PLAIN, 10)
+    for _ in range(3):
+        series.add(key(PLAIN), numbers(2**64 - 1))
+    assert text(series) == f"ebpf_events_total {3 * (2**64 - 1)}\n"
+
+
+def test_a_metric_that_is_left_out_has_no_lines() -> None:
+    """Of metrics that share a table only the chosen ones are rendered, each with its own values."""
+    table = Table((counter("ebpf_a_total", chosen=False), counter("ebpf_b_total")))
+    series = Series(table, 10)
+    series.add(key(table), numbers(3, 4))
+    assert text(series) == "ebpf_b_total 4\n"
+
+
+def test_without_labels_a_metric_starts_at_zero() -> None:
+    """A metric of one series is there before anything happens; one with labels can't be."""
+    latency = Table((histogram("ebpf_h", (0, 1)),))
+    assert text(Series(PLAIN, 10)) == "ebpf_events_total 0\n"
+    assert text(Series(OPS, 10)) == ""
+    assert text(Series(latency, 10)) == (
+        'ebpf_h_bucket{le="1.0"} 0\nebpf_h_bucket{le="2.0"} 0\nebpf_h_bucket{le="+Inf"} 0\n'
+        "ebpf_h_sum 0\nebpf_h_count 0\n"
+    )
+
+
+def test_two_keys_of_one_text_are_one_series() -> None:
+    """Keys that differ in what is not shown, behind the end of a string, are counted together, once in the budget."""
+    series = Series(COMMS, 2)
+    series.add(key(COMMS, comm=b"sh\0old") + key(COMMS, comm=b"sh\0rest") + key(COMMS, comm=b"ls"), numbers(1, 2, 4))
+    assert text(series) == 'ebpf_comms_total{comm="sh"} 3\nebpf_comms_total{comm="ls"} 4\n'
+    assert (len(series), series.folded) == (2, 0)
+
+
+def test_beyond_the_budget_keys_are_counted_under_other() -> None:
+    """A key for which there is no series left loses its unbounded labels and keeps its bounded ones."""
+    series = Series(IO, 2)
+    for op, comm, size in ((0, "a", 1), (1, "b", 2), (0, "c", 4), (1, "d", 8), (1, "e", 16), (0, "a", 32)):
+        io(series, op, comm, size)
+    assert samples(text(series))["ebpf_bytes_total"] == {
+        (("comm", "a"), ("op", "read")): 33.0,
+        (("comm", "b"), ("op", "write")): 2.0,
+        (("comm", OTHER), ("op", "read")): 4.0,
+        (("comm", OTHER), ("op", "write")): 24.0,
+    }
+    assert (len(series), series.folded) == (4, 3)
+
+
+def test_bounded_labels_are_never_folded() -> None:
+    """Where all labels are bounded nothing reads (other), and nothing is counted as folded, whatever the budget."""
+    series = Series(OPS, 1)
+    for result in (0, 2, 13, 2):
+        series.add(key(OPS, result=result), numbers(1))
+    assert samples(text(series))["ebpf_ops_total"] == {
+        (("result", "ok"),): 1.0,
+        (("result", "ENOENT"),): 2.0,
+        (("result", "EACCES"),): 1.0,
+    }
+
+
+def test_a_process_that_is_called_other() -> None:
+    """A value that reads like what is folded is counted with it: one line, and the sum is true."""
+    series = Series(IO, 1)
+    io(series, 0, OTHER, 1)
+    io(series, 0, "b", 2)
+    io(series, 0, OTHER, 4)
+    assert calls(series) == {("read", OTHER): 3.0}
+
+
+def test_overflow_keeps_bounded_labels() -> None:
+    """What found the kernel's map full is counted under its bounded labels, with the number of its events."""
+    series = Series(IO, 10)
+    series.add_overflow(bounded_key(IO, op=1) + bounded_key(IO, op=0), numbers(100, 3, 3) + numbers(50, 2, 2))
+    series.add_overflow(bounded_key(IO, op=1), numbers(1, 1, 1))
+    assert calls(series) == {("write", OTHER): 4.0, ("read", OTHER): 2.0}
+    assert (series.overflowed, series.folded) == (6, 0)
+
+
+def test_folded_and_overflowed_are_one_series() -> None:
+    """What is folded for the budget and what overflowed in the kernel have the same labels, and one line."""
+    series = Series(IO, 1)
+    io(series, 0, "a", 1)
+    io(series, 0, "b", 1)
+    series.add_overflow(bounded_key(IO, op=0), numbers(1, 1, 1))
+    assert calls(series) == {("read", "a"): 1.0, ("read", OTHER): 2.0}
+
+
+def test_the_rest_is_added_by_what_it_grew() -> None:
+    """The last cell only grows: each read adds the difference, under (other) for all labels."""
+    series = Series(IO, 10)
+    for rest in ((0, 0, 0), (100, 2, 2), (100, 2, 2), (150, 3, 3)):
+        series.set_rest(numbers(*rest))
+    assert samples(text(series)) == {
+        "ebpf_bytes_total": {(("comm", OTHER), ("op", OTHER)): 150.0},
+        "ebpf_calls_total": {(("comm", OTHER), ("op", OTHER)): 3.0},
+    }
+    assert series.overflowed == 3
+
+
+def test_the_rest_of_a_table_without_labels() -> None:
+    """Where there are no labels the rest is the one series."""
+    series = Series(PLAIN, 10)
+    series.add(key(PLAIN), numbers(5))
+    series.set_rest(numbers(2, 2))
+    assert text(series) == "ebpf_events_total 7\n"
+
+
+def observe(series: Series, table: Table, op: int, comm: str, values: Iterable[int]) -> None:
+    """As the kernel does it: the bucket of a value is that of the smallest power of two not below it."""
+    first, last = table.metrics[0].exponents
+    for value in values:
+        exponent = max(value - 1, 0).bit_length()
+        bucket = 0 if exponent <= first else last - first + 1 if exponent > last else exponent - first
+        series.add(key(table, op=op, comm=comm, bucket=bucket), numbers(1, value))
+
+
+def test_histogram() -> None:
+    """Buckets are cumulative, their bounds inclusive and in the exposed unit; +Inf is the count; the sum is true."""
+    series = Series(LATENCY, 10)
+    observe(series, LATENCY, 0, "cat", [0, 1, 2, 3, 4, 5, 8, 9, 1000])
+    assert text(series) == (
+        'ebpf_latency_seconds_bucket{op="read",comm="cat",le="1.0"} 3\n'
+        'ebpf_latency_seconds_bucket{op="read",comm="cat",le="2.0"} 5\n'
+        'ebpf_latency_seconds_bucket{op="read",comm="cat",le="4.0"} 7\n'
+        'ebpf_latency_seconds_bucket{op="read",comm="cat",le="+Inf"} 9\n'
+        'ebpf_latency_seconds_sum{op="read",comm="cat"} 516.0\n'
+        'ebpf_latency_seconds_count{op="read",comm="cat"} 9\n'
+    )
+
+
+def test_histogram_without_scale_has_a_sum_of_integers() -> None:
+    """Without a scale the sum is exact, and a budget counts series, not buckets."""
+    table = Table((histogram("ebpf_size_bytes", (0, 1), label("op", OP), label("comm", "comm")),))
+    series = Series(table, 1)
+    observe(series, table, 0, "cat", [1, 2, 2**60, 2**60 + 1])
+    assert 'ebpf_size_bytes_sum{op="read",comm="cat"} 2305843009213693956\n' in text(series)
+    assert (len(series), series.folded) == (1, 0)
+
+
+def test_histogram_beyond_the_budget() -> None:
+    """What is folded or overflows keeps its bucket; of the rest only the count and the sum are known."""
+    series = Series(LATENCY, 1)
+    observe(series, LATENCY, 0, "a", [1])
+    observe(series, LATENCY, 0, "b", [3, 1000])
+    series.add_overflow(bounded_key(LATENCY, op=1, bucket=1), numbers(2, 8, 2))
+    series.set_rest(numbers(3, 30, 3))
+    found = samples(text(series))
+    buckets = {
+        (dict(labels)["op"], dict(labels)["comm"], dict(labels)["le"]): value
+        for labels, value in found["ebpf_latency_seconds_bucket"].items()
+    }
+    les = ("1.0", "2.0", "4.0", "+Inf")
+    assert [buckets["read", "a", le] for le in les] == [1, 1, 1, 1]
+    assert [buckets["read", OTHER, le] for le in les] == [0, 1, 1, 2]
+    assert [buckets["write", OTHER, le] for le in les] == [0, 2, 2, 2]
+    assert [buckets[OTHER, OTHER, le] for le in les] == [0, 0, 0, 3]
+    assert sum(found["ebpf_latency_seconds_sum"].values()) == (1 + 1003 + 8 + 30) / 2
+    assert series.overflowed == 5
+
+
+COMM = st.sampled_from(["", "a", "b", "c", "ü", OTHER, '"', "d", "e"])
+EVENTS = st.lists(st.tuples(st.integers(0, 3), COMM, st.integers(0, 2**40)), max_size=60)
+BUDGETS = st.integers(1, 8)
+PATHS = st.lists(st.sampled_from(["map", "map", "map", "overflow", "render"]), min_size=60, max_size=60)
+
+
+@given(events=EVENTS, budget=BUDGETS, paths=PATHS)
+def test_sums_are_those_of_the_events(events: list[tuple[int, str, int]], budget: int, paths: list[str]) -> None:
+    """In all and by each bounded label the series add up to what happened, whatever the budget and the way."""
+    series = Series(IO, budget)
+    truth: Counter[str] = Counter()
+    own: set[tuple[int, str]] = set()
+    for (op, comm, size), path in zip(events, paths, strict=False):
+        truth[IO.metrics[0].labels[0].kind.decode(bytes([op]))] += size
+        if path == "overflow":
+            series.add_overflow(bounded_key(IO, op=op), numbers(size, 1, 1))
+        else:
+            own.add((op, comm))
+            io(series, op, comm, size)
+        if path == "render":
+            text(series)
+    found = samples(text(series)).get("ebpf_bytes_total", {})
+    by_op: Counter[str] = Counter()
+    for labels, value in found.items():
+        by_op[dict(labels)["op"]] += int(value)
+    assert by_op == truth
+    assert by_op.total() == sum(size for _, _, size in events[: len(paths)])
+    assert sum(dict(labels)["comm"] != OTHER for labels in found) <= budget
+    assert len(series) == len(found) <= budget + 4
+    if len(own) <= budget:
+        assert series.folded == 0
+
+
+@given(events=EVENTS, budget=BUDGETS)
+def test_histograms_add_up(events: list[tuple[int, str, int]], budget: int) -> None:
+    """Over all series each bucket holds the events up to its bound, the count all events, the sum all values."""
+    series = Series(LATENCY, budget)
+    for op, comm, value in events:
+        observe(series, LATENCY, op, comm, [value])
+    found = samples(text(series))
+    for bound, limit in (("1.0", 2), ("2.0", 4), ("4.0", 8), ("+Inf", math.inf)):
+        expected = sum(value <= limit for _, _, value in events)
+        buckets = found.get("ebpf_latency_seconds_bucket", {})
+        assert sum(value for labels, value in buckets.items() if dict(labels)["le"] == bound) == expected
+    assert sum(found.get("ebpf_latency_seconds_count", {}).values()) == len(events)
+    assert sum(found.get("ebpf_latency_seconds_sum", {}).values()) == sum(value for _, _, value in events) / 2
+
+
+@pytest.mark.parametrize("table", [IO, OPS, COMMS, PLAIN, LATENCY])
+def test_views_of_a_buffer_will_do(table: Table) -> None:
+    """Keys and values may be views of buffers that are used again afterwards."""
+    keys, values = bytearray(key(table)), bytearray(numbers(*([1] * len(table.values))))
+    series = Series(table, 10)
+    series.add(memoryview(keys), memoryview(values))
+    before = text(series)
+    keys[:] = b"\xff" * len(keys)
+    values[:] = bytes(len(values))
+    assert text(series) == before

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cli.py: the commands as a user runs them, in a process of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+
+from .conftest import Write
+
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+
+
+def run(*arguments: object, prefix: list[str] | None = None) -> tuple[int, str, str]:
+    """Runs the command. Returns its exit code, stdout and stderr."""
+    done = subprocess.run(
+        [*(prefix or []), sys.executable, "-m", "exporter", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_check_of_the_shipped_config() -> None:
+    """A good config exits with 0 and names the probes that it runs."""
+    path = ROOT / "config.yaml"
+    expected = f"{path}: good: file_io, file_opens, shell_commands, process_execs, xdp\n"
+    assert run("check", "--config", path) == (0, expected, "")
+
+
+def test_check_of_a_bad_config(write: Write) -> None:
+    """A bad config exits with 1 and a line for each problem, with file and line, in their order."""
+    path = write("config.yaml", "listn: [':80']\ninterval: 5\nprobes:\n  file_opens:\n    max_series: 0\n")
+    code, out, err = run("check", "--config", path)
+    assert (code, out) == (1, "")
+    assert [line.partition(" ")[0] for line in err.splitlines()] == [f"{path}:{line}:" for line in (1, 2, 5)]
+
+
+def test_check_of_a_bad_probe(write: Write) -> None:
+    """What the config names and its probe lacks is told by check as well."""
+    path = write("config.yaml", "probes:\n  file_opens: {labels: [user]}\n")
+    expected = f"{path}:2: probes.file_opens.labels.0: 'user' is not of file_opens; allowed: comm, file, result\n"
+    assert run("check", "--config", path) == (1, "", expected)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_missing_config(tmp_path: Path, command: str) -> None:
+    """A config that is not there is one line."""
+    path = tmp_path / "absent.yaml"
+    assert run(command, "--config", path) == (1, "", f"{path}: cannot be read: No such file or directory\n")
+
+
+def test_run_without_root() -> None:
+    """A user without privileges is told, in one line, which are missing and what to do."""
+    code, out, err = run("run", "--config", ROOT / "config.yaml", prefix=NOBODY if os.geteuid() == 0 else None)
+    assert (code, out) == (1, "")
+    [line] = err.splitlines()
+    assert line.startswith("ebpf-exporter: lacks ")
+    assert "CAP_BPF (to load BPF programs)" in line
+    assert "CAP_NET_ADMIN (to attach XDP)" in line
+    assert line.endswith(": run it as root")
+
+
+def test_version() -> None:
+    """--version is the package's."""
+    assert run("--version") == (0, f"ebpf-exporter {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["chekc"], ["check", "--confg", "x"]])
+def test_wrong_use(arguments: list[str]) -> None:
+    """A wrong command line exits with 2 and the usage."""
+    code, out, err = run(*arguments)
+    assert (code, out, err.splitlines()[0][:20]) == (2, "", "usage: ebpf-exporter")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""network.py: which interfaces a config's patterns name."""
+
+import socket
+
+import pytest
+
+from exporter import network
+
+PRESENT = [(1, "lo"), (2, "eth0"), (3, "eth1"), (9, "docker0"), (12, "br-a[1]")]
+NO_ROUTE = "there is no default route: name the interfaces"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "routes", "found", "reasons"),
+    [
+        (("eth0",), [], {2: "eth0"}, []),
+        (("eth*",), [], {2: "eth0", 3: "eth1"}, []),
+        (("eth[1-9]", "lo"), [], {3: "eth1", 1: "lo"}, []),
+        (("*",), [], {1: "lo", 2: "eth0", 3: "eth1", 9: "docker0", 12: "br-a[1]"}, []),
+        (("eth0", "eth*"), [], {2: "eth0", 3: "eth1"}, []),
+        (("wlan0", "eth0"), [], {2: "eth0"}, ["there is no interface wlan0"]),
+        (("wlan*",), [], {}, []),
+        (("auto",), ["eth1"], {3: "eth1"}, []),
+        (("auto", "lo"), ["eth0", "eth1"], {2: "eth0", 3: "eth1", 1: "lo"}, []),
+        (("auto",), [], {}, [NO_ROUTE]),
+        (("auto",), ["ppp0"], {}, []),  # it went between the two looks: the next look finds it out
+        (("auto", "wlan0"), [], {}, [NO_ROUTE, "there is no interface wlan0"]),
+        (("ETH0",), [], {}, ["there is no interface ETH0"]),
+        ((), [], {}, []),
+    ],
+)
+def test_find(
+    monkeypatch: pytest.MonkeyPatch,
+    patterns: tuple[str, ...],
+    routes: list[str],
+    found: dict[int, str],
+    reasons: list[str],
+) -> None:
+    """Names, globs and auto lead to indexes; a name that is not there is told, a glob may match nothing."""
+    monkeypatch.setattr(socket, "if_nameindex", lambda: PRESENT)
+    monkeypatch.setattr(network, "default_route_interfaces", lambda: routes)
+    assert network.find(patterns) == (found, reasons)

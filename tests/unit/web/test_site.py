@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""web/site.py: what each path answers."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import pytest
+
+from exporter import __version__
+from exporter.metrics.exposition import OPENMETRICS, TEXT, Format
+from exporter.metrics.health import Health
+from exporter.status import Attempt, ProbeStatus
+from exporter.web.server import Response
+from exporter.web.site import Site
+
+HOSTILE = '<script>alert("x")</script> & more'
+
+
+@pytest.fixture
+def health() -> Health:
+    one = Health(config_loaded=0.0)
+    one.statuses = {
+        "p": ProbeStatus("p", "Counts.", "running", "kprobe", tried=(Attempt("fexit", "refused", "words"),)),
+        "q": ProbeStatus("q", "Counts.", "failed", reason=HOSTILE, details="line 1\nline 2"),
+    }
+    return one
+
+
+def ask(health: Health, path: str, headers: Mapping[str, str] | None = None) -> Response:
+    async def metrics(wanted: Format) -> bytes:
+        return f"page as {wanted.media_type}\n".encode()
+
+    return asyncio.run(Site(health, metrics)(path, headers or {}))
+
+
+@pytest.mark.parametrize(("accept", "wanted"), [("", TEXT), ("application/openmetrics-text", OPENMETRICS)])
+def test_metrics(health: Health, accept: str, wanted: Format) -> None:
+    """/metrics is the page in the format that the client chose, and says which that is."""
+    answer = ask(health, "/metrics", {"accept": accept})
+    expected = (HTTPStatus.OK, f"page as {wanted.media_type}\n".encode(), wanted.content_type)
+    assert (answer.status, answer.body, answer.content_type) == expected
+
+
+def test_healthy(health: Health) -> None:
+    """/-/healthy is there as soon as anything answers."""
+    answer = ask(health, "/-/healthy")
+    assert (answer.status, answer.body) == (HTTPStatus.OK, b"ok\n")
+
+
+@pytest.mark.parametrize(
+    ("settled", "status", "body"),
+    [(False, HTTPStatus.SERVICE_UNAVAILABLE, b"probes are starting\n"), (True, HTTPStatus.OK, b"ready\n")],
+)
+def test_ready(health: Health, settled: bool, status: HTTPStatus, body: bytes) -> None:
+    """/-/ready says no until every probe has started or failed."""
+    health.settled = settled
+    answer = ask(health, "/-/ready")
+    assert (answer.status, answer.body) == (status, body)
+
+
+def test_probes(health: Health) -> None:
+    """/probes is JSON with all that is known of each probe."""
+    answer = ask(health, "/probes")
+    assert (answer.status, answer.content_type) == (HTTPStatus.OK, "application/json")
+    found = json.loads(answer.body)
+    assert found["version"] == __version__
+    assert [(probe["name"], probe["state"]) for probe in found["probes"]] == [("p", "running"), ("q", "failed")]
+    assert found["probes"][0]["tried"] == [{"mechanism": "fexit", "reason": "refused", "details": "words"}]
+    assert (found["probes"][1]["reason"], found["probes"][1]["details"]) == (HOSTILE, "line 1\nline 2")
+
+
+def test_index(health: Health) -> None:
+    """/ is a page with every probe, and nothing in it that a probe's reason could make a browser run."""
+    answer = ask(health, "/")
+    text = answer.body.decode()
+    assert (answer.status, answer.content_type) == (HTTPStatus.OK, "text/html; charset=utf-8")
+    assert "<td>p</td><td>running</td><td>kprobe</td><td>Counts.</td>" in text
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; more" in text
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize("path", ["/metrics/", "/Metrics", "/favicon.ico", "", "/../etc/passwd", "*"])
+def test_elsewhere(health: Health, path: str) -> None:
+    """Elsewhere there is nothing."""
+    answer = ask(health, path)
+    assert (answer.status, b"/metrics" in answer.body) == (HTTPStatus.NOT_FOUND, True)
