@@ -32,7 +32,7 @@ class Loaded:
 class ProbeStatus:
     """A probe as it stands. state is starting, running, degraded (a part is not attached), failed or disabled.
 
-    details holds the compiler's, the verifier's and the kernel's own words.
+    declaration is the path of its YAML. details holds the compiler's, the verifier's and the kernel's own words.
     """
 
     name: str
@@ -43,3 +43,4 @@ class ProbeStatus:
     details: str = ""
     tried: tuple[Attempt, ...] = ()
     attachments: tuple[tuple[str, str], ...] = ()
+    declaration: str = ""

@@ -117,7 +117,10 @@ class Supervisor:
     def __init__(self, wanted: Plan) -> None:
         self._plan = wanted
         self._selector = selectors.DefaultSelector()
-        self._statuses = {probe.name: ProbeStatus(probe.name, probe.purpose) for probe in wanted.probes}
+        self._statuses = {
+            probe.name: ProbeStatus(probe.name, probe.purpose, declaration=str(probe.declaration))
+            for probe in wanted.probes
+        }
         self._held: dict[str, _Held] = {}
         self._waiting = list(wanted.probes)
         self._compiling: dict[str, tuple[Child, float]] = {}

@@ -16,6 +16,8 @@ from pathlib import Path
 from exporter.loader import compile, headers
 from exporter.loader.bytecode import Bytecode
 
+KEPT = 64  # compiled probes, those used last
+
 
 def compiled(name: str, source: str) -> Bytecode:
     """Returns the bytecode of a probe's whole C: kept from before, or compiled and kept. Raises ProbeError."""
@@ -29,7 +31,7 @@ def compiled(name: str, source: str) -> Bytecode:
     with tempfile.NamedTemporaryFile(dir=headers.cache(), delete=False) as work:
         pickle.dump(fresh, work)
     Path(work.name).rename(file)
-    headers.sweep("bytecode-*")
+    headers.sweep("bytecode-*", KEPT)
     return fresh
 
 

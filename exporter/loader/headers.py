@@ -20,7 +20,7 @@ from exporter.errors import HeadersError
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 CACHE = Path("/var/cache/ebpf-exporter")
-KEPT = 64  # files of a sort in the cache: those used last; a host that goes back and forth between kernels has them
+KEPT_TREES = 4  # of 3 MB each; a host that goes back and forth between kernels has them
 
 # BCC's helpers.h includes them; what they would bring is in vmlinux.h.
 _EMPTY = (
@@ -98,14 +98,14 @@ def prepare() -> str:
             except OSError:
                 if not tree.exists():  # else another process was faster, with the same result
                     raise
-        sweep("headers-*")
+        sweep("headers-*", KEPT_TREES)
     return str(tree)
 
 
-def sweep(pattern: str) -> None:
-    """Removes from the cache what matches a pattern, but for the newest."""
+def sweep(pattern: str, kept: int) -> None:
+    """Removes from the cache what matches a pattern, but for so many of the newest."""
     found = sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime)
-    for path in found[:-KEPT]:
+    for path in found[:-kept]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

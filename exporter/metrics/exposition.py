@@ -17,19 +17,20 @@ from exporter.probe import Metric
 
 @dataclass(frozen=True)
 class Format:
-    """A format of the page: what the client is told and what it takes."""
+    """A format of the page: what the client is told, and the versions that, asked for, are satisfied by it."""
 
     media_type: str
     parameters: str
     openmetrics: bool
+    versions: tuple[str, ...]
 
     @property
     def content_type(self) -> str:
         return f"{self.media_type}; {self.parameters}"
 
 
-TEXT = Format("text/plain", "version=0.0.4; charset=utf-8", False)
-OPENMETRICS = Format("application/openmetrics-text", "version=1.0.0; charset=utf-8", True)
+TEXT = Format("text/plain", "version=0.0.4; charset=utf-8", False, ("0.0.4",))
+OPENMETRICS = Format("application/openmetrics-text", "version=1.0.0; charset=utf-8", True, ("1.0.0", "0.0.1"))
 FORMATS = (TEXT, OPENMETRICS)
 
 

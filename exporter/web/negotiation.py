@@ -5,25 +5,35 @@ from collections.abc import Iterator
 
 from exporter.metrics.exposition import FORMATS, TEXT, Format
 
-_OPENMETRICS_VERSIONS = ("", "1.0.0", "0.0.1")  # what a 1.0.0 page satisfies
-
 
 def choose_format(accept: str) -> Format:
-    """Returns the format of the highest quality; the text format where the client says nothing that can be had."""
-    best, best_quality = TEXT, 0.0
-    for media_type, parameters, quality in _parse(accept):
-        for candidate in FORMATS:
-            if quality > best_quality and _matches(candidate, media_type, parameters):
-                best, best_quality = candidate, quality
+    """Returns the format of the highest quality; of equals the one named first; text where none can be had.
+
+    The quality of a format is that of the most specific range that it falls under: ``text/plain;q=0,*/*`` is no text.
+    """
+    ranges = list(_parse(accept))
+    best, best_rank = TEXT, (0.0, 0, 0)
+    for candidate in FORMATS:
+        matching = [
+            (specificity, quality, -position)
+            for position, (media_type, parameters, quality) in enumerate(ranges)
+            if (specificity := _specificity(candidate, media_type, parameters))
+        ]
+        if matching:
+            specificity, quality, position = max(matching)
+            if quality > 0 and (quality, specificity, position) > best_rank:
+                best, best_rank = candidate, (quality, specificity, position)
     return best
 
 
-def _matches(candidate: Format, media_type: str, parameters: dict[str, str]) -> bool:
-    if candidate.openmetrics:
-        return media_type == candidate.media_type and parameters.get("version", "") in _OPENMETRICS_VERSIONS
-    if media_type in ("*/*", "text/*"):
-        return True
-    return media_type == candidate.media_type and parameters.get("version", "") in ("", "0.0.4")
+def _specificity(candidate: Format, media_type: str, parameters: dict[str, str]) -> int:
+    """0 where a format does not fall under a range; else the more, the more the range says."""
+    version = parameters.get("version", "")
+    if media_type == candidate.media_type and version in ("", *candidate.versions):
+        return 4 if version else 3
+    if media_type == f"{candidate.media_type.partition('/')[0]}/*":
+        return 2
+    return 1 if media_type == "*/*" else 0
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
