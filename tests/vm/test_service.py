@@ -39,7 +39,7 @@ def test_install_start_use_stop() -> None:
             assert f'ebpf_exporter_probe_up{{probe="{probe}"}} 1.0\n' in page(), run(
                 "journalctl", "-u", "ebpf-exporter"
             )
-        assert 'state="running",' in page()
+        assert 'state="running"' in page()
         execs = value(page(), 'ebpf_process_execs_total{user="root",comm="true"}')
         for _ in range(13):
             run("true")
