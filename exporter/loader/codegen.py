@@ -10,7 +10,7 @@ For the metrics ``ebpf_file_io_bytes_total`` and ``ebpf_file_io_operations_total
 
 and for a histogram ``NAME_observe(key, value)``. Labels that the running task gives (comm, user, …) are filled in by
 these functions. Where a table is full, the event is counted under its bounded labels alone, and where that fails too,
-in one last cell: nothing is lost.
+in a last cell: nothing is lost.
 """
 
 from exporter.kinds import Kind
@@ -123,7 +123,7 @@ def _table(table: Table) -> str:
             f'BPF_TABLE("hash", struct {name}_map_key, struct {name}_value, {name}_{half}, {MAP_ENTRIES});'
             for half in "01"
         ),
-        f"BPF_ARRAY({name}_rest, struct {name}_over, 1);",
+        f"BPF_ARRAY({name}_rest, struct {name}_over, 2);",
     ]
     if table.bounded_size:
         maps.append(f"struct {name}_bounded {{ u8 bytes[{table.bounded_size}]; }};")
@@ -144,6 +144,7 @@ def _body(table: Table) -> str:
         "    u32 *which = writing.lookup(&first);",
         "    if (!which)",
         "        return;",
+        "    int half = *which;",
     ]
     lines += ["    " + label.kind.fill.format(field=f"key->{label.name}") for label in table.labels if label.kind.fill]
     if table.histogram:
@@ -160,7 +161,7 @@ def _body(table: Table) -> str:
     def choose(map_name: str, key_type: str, target: str, start: str) -> list[str]:
         call = f"lookup_or_try_init((struct {key_type} *)key, &{start})"
         return [
-            "    if (*which)",
+            "    if (half)",
             f"        {target} = {map_name}_1.{call};",
             "    else",
             f"        {target} = {map_name}_0.{call};",
@@ -174,8 +175,8 @@ def _body(table: Table) -> str:
     if table.bounded_size:
         lines.append(f"    struct {name}_over none = {{}};")
         lines += choose(f"{name}_over", f"{name}_bounded", "over_at", "none")
-        lines += ["    if (!over_at)", f"        over_at = {name}_rest.lookup(&first);"]
+        lines += ["    if (!over_at)", f"        over_at = {name}_rest.lookup(&half);"]
     else:
-        lines.append(f"    over_at = {name}_rest.lookup(&first);")
+        lines.append(f"    over_at = {name}_rest.lookup(&half);")
     lines += ["    if (over_at) {", *count("over_at", " " * 8, "lock_xadd(&over_at->events, 1);"), "    }", "}"]
     return "\n".join(lines) + "\n"

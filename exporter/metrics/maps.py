@@ -64,7 +64,19 @@ class ProbeMaps:
             if series.table.bounded_size:
                 for keys, values, _ in drain_overflow(self._fds[f"{name}_over_{old}"]):
                     series.add_overflow(keys, values)
-            series.set_rest(libbpf.map_lookup(self._fds[f"{name}_rest"], _FIRST, 8 * (len(series.table.values) + 1)))
+            self._drain_rest(series, old)
+            series.settle()
+
+    def _drain_rest(self, series: Series, old: int) -> None:
+        fd, half, size = (
+            self._fds[f"{series.table.name}_rest"],
+            struct.pack("=I", old),
+            8 * (len(series.table.values) + 1),
+        )
+        value = libbpf.map_lookup(fd, half, size)
+        if any(value):
+            series.add_rest(value)
+            libbpf.map_update(fd, half, bytes(size))
 
 
 def read(barrier: Barrier, probes: list[ProbeMaps]) -> None:

@@ -8,37 +8,40 @@ as well, ``number * buckets + bucket``. A read changes some slots, and only the 
 
 import struct
 
+from exporter.metrics.budget import Budget
 from exporter.metrics.labels import KeyText
 from exporter.probe import Metric, Table
 
 
 class Series:
-    """The series of a table. ``overflowed`` counts events that found the kernel's map full, ``folded`` keys without
-    a series of their own because of the budget; both end in the series whose unbounded labels read ``(other)``."""
+    """The series of a table. ``overflowed`` counts events that found the kernel's map full, ``folded`` the times that a
+    key was without a series of its own because of the budget; both end in the series whose unbounded labels read
+    ``(other)``. A read is: ``add`` and its like for all that was drained, then ``settle``."""
 
     def __init__(self, table: Table, max_series: int) -> None:
         self.table = table
         self.overflowed = 0
         self.folded = 0
         self._max_series = max_series
-        self._own = 0
         first, last = table.metrics[0].exponents
         self._slots = last - first + 2 if table.histogram else 1
         self._bucket_at = next((field.offset for field in table.fields if field.name == "bucket"), 0)
         self._text = KeyText(table)
+        self._budget = Budget(max_series)
         self._of_key: dict[bytes, int] = {}
         self._of_bounded: dict[bytes, int] = {}
         self._of_text: dict[str, int] = {}
+        self._keys: list[bytes] = []  # of each series the first key; of an (other) one, none
+        self._own: list[int] = []  # numbers of the series that are no (other)
         self._totals: tuple[list[int], ...] = tuple([] for _ in table.values)
         self._columns = [_Column(metric, index) for index, metric in enumerate(table.metrics) if metric.chosen]
-        self._changed: set[int] = set()
-        self._keys = struct.Struct(f"{table.key_size}s")
-        self._values = struct.Struct(f"={len(table.values)}Q")
-        self._bounded_keys = struct.Struct(f"{table.bounded_size}s")
-        self._over_values = struct.Struct(f"={len(table.values) + 1}Q")
-        self._rest = (0,) * (len(table.values) + 1)
+        self._changed: set[int] = set()  # since the page was last made
+        self._key = struct.Struct(f"{table.key_size}s")
+        self._value = struct.Struct(f"={len(table.values)}Q")
+        self._bounded_key = struct.Struct(f"{table.bounded_size}s")
+        self._over_value = struct.Struct(f"={len(table.values) + 1}Q")
         if not table.labels:  # such a metric is there, with 0, before anything happens
-            self._number("")
+            self._number("", b"")
 
     def __len__(self) -> int:
         return len(self._of_text)
@@ -46,62 +49,115 @@ class Series:
     def add(self, keys: bytes | memoryview, values: bytes | memoryview) -> None:
         """Adds what a drain took out of the map: keys and values, packed, equally many."""
         of_key, totals, slots, changed = self._of_key, self._totals, self._slots, self._changed
-        for (key,), amounts in zip(self._keys.iter_unpack(keys), self._values.iter_unpack(values), strict=True):
+        contested = self._budget.contested
+        for (key,), amounts in zip(self._key.iter_unpack(keys), self._value.iter_unpack(values), strict=True):
             slot = of_key.get(key)
             if slot is None:
-                slot = self._admit(key)
+                slot = self._admit(key, amounts[0])
+            elif contested:
+                self._budget.active(slot // slots, amounts[0])
             for total, amount in zip(totals, amounts, strict=True):
                 total[slot] += amount
             changed.add(slot // slots)
 
     def add_overflow(self, keys: bytes | memoryview, values: bytes | memoryview) -> None:
         """Adds what a drain took out of the overflow map; the last of each value's numbers is of events."""
-        pairs = zip(self._bounded_keys.iter_unpack(keys), self._over_values.iter_unpack(values), strict=True)
+        pairs = zip(self._bounded_key.iter_unpack(keys), self._over_value.iter_unpack(values), strict=True)
         for (key,), (*amounts, events) in pairs:
             self._add(self._bounded_slot(key), amounts)
             self.overflowed += events
 
-    def set_rest(self, values: bytes) -> None:
-        """Adds what the last cell, which only grows, holds more than at the last call."""
-        rest = self._over_values.unpack(values)
-        *amounts, events = (now - before for now, before in zip(rest, self._rest, strict=True))
+    def add_rest(self, value: bytes) -> None:
+        """Adds what a drain took out of the last cell: events of which not even the bounded labels are known."""
+        *amounts, events = self._over_value.unpack(value)
         if events:
             # of a histogram's event that was counted here the bucket is not known either: above all bounds is true
-            self._add(self._number(self._text.other()) * self._slots + self._slots - 1, amounts)
+            self._add(self._number(self._text.other(), b"") * self._slots + self._slots - 1, amounts)
             self.overflowed += events
-            self._rest = rest
+
+    def settle(self) -> None:
+        """Ends a read: keys that were more active than the least active series take their places.
+
+        What a series that gives way has counted moves to its ``(other)``, so that every sum stays what it was.
+        """
+        if self._budget.contested:
+            winners = self._budget.winners(self._own)
+            if winners:
+                self._displace(winners)
+        self._budget.end_read()
+
+    def _displace(self, winners: list[tuple[bytes, int]]) -> None:
+        places: dict[str, tuple[bytes, int]] = {}
+        sharing: list[tuple[str, bytes]] = []
+        for key, number in winners:
+            text = self._text.own(key)
+            if text in self._of_text or text in places:  # as the other buckets of a histogram's series have
+                sharing.append((text, key))
+            else:
+                places[text] = key, number
+        losers = {number for _, number in places.values()}
+        self._of_key = {key: slot for key, slot in self._of_key.items() if slot // self._slots not in losers}
+        self._of_text = {text: number for text, number in self._of_text.items() if number not in losers}
+        for text, (key, number) in places.items():
+            self._fold(number)
+            self._of_text[text] = number
+            self._keys[number] = key
+            self._of_key[key] = self._slot(text, key)
+            for column in self._columns:
+                column.rename(number, text)
+            self._changed.add(number)
+        for text, key in sharing:
+            if text in self._of_text:  # else that series has just given way: the key stays a stranger
+                self._of_key[key] = self._slot(text, key)
+
+    def _fold(self, number: int) -> None:
+        """Moves all that a series has counted to its ``(other)``."""
+        other = self._bounded_slot(self._keys[number][: self.table.bounded_size]) // self._slots
+        for total in self._totals:
+            for bucket in range(self._slots):
+                total[other * self._slots + bucket] += total[number * self._slots + bucket]
+                total[number * self._slots + bucket] = 0
+        self._changed.add(other)
 
     def _add(self, slot: int, amounts: list[int]) -> None:
         for total, amount in zip(self._totals, amounts, strict=True):
             total[slot] += amount
         self._changed.add(slot // self._slots)
 
-    def _admit(self, key: bytes) -> int:
-        """Returns the slot of a key seen for the first time: its own, if the budget has room, else the other's."""
-        text = self._text.own(key)
-        if text not in self._of_text:
-            if self._own >= self._max_series:
-                self.folded += 1
-                return self._bounded_slot(key[: self.table.bounded_size])
-            self._own += 1
-        slot = self._slot(text, key)
-        self._of_key[key] = slot
+    def _admit(self, key: bytes, amount: int) -> int:
+        """Returns the slot of a key that has none: its own, if the budget has room, else that of its ``(other)``."""
+        if len(self._own) >= self._max_series and not self._shares(key):
+            self.folded += 1
+            self._budget.seen(key, amount)
+            return self._bounded_slot(key[: self.table.bounded_size])
+        slot = self._of_key[key] = self._slot(self._text.own(key), key)
         return slot
+
+    def _shares(self, key: bytes) -> bool:
+        """Whether a key belongs to a series that is there: of a histogram each bucket is a key of its own."""
+        return self._slots > 1 and self._text.own(key) in self._of_text
 
     def _bounded_slot(self, key: bytes) -> int:
         slot = self._of_bounded.get(key)
         if slot is None:
-            slot = self._of_bounded[key] = self._slot(self._text.bounded(key), key)
+            text = self._text.bounded(key)
+            slot = self._of_bounded[key] = self._number(text, b"") * self._slots + self._bucket(key)
         return slot
 
     def _slot(self, text: str, key: bytes) -> int:
-        bucket = min(key[self._bucket_at], self._slots - 1) if self._slots > 1 else 0
-        return self._number(text) * self._slots + bucket
+        return self._number(text, key) * self._slots + self._bucket(key)
 
-    def _number(self, text: str) -> int:
+    def _bucket(self, key: bytes) -> int:
+        return min(key[self._bucket_at], self._slots - 1) if self._slots > 1 else 0
+
+    def _number(self, text: str, key: bytes) -> int:
+        """Returns the number of the series with these labels; makes it, for this key, where there is none."""
         number = self._of_text.get(text)
         if number is None:
-            number = self._of_text[text] = len(self._of_text)
+            number = self._of_text[text] = len(self._keys)
+            self._keys.append(key)
+            if key:
+                self._own.append(number)
             for total in self._totals:
                 total.extend([0] * self._slots)
             for column in self._columns:
@@ -135,11 +191,16 @@ class _Column:
         self._bounds = [f'le="{2**exponent * metric.scale!r}"' for exponent in range(first, last + 1)] + ['le="+Inf"']
 
     def append(self, labels: str) -> None:
-        if self.metric.type == "histogram":
-            self._heads.append(labels)
-        else:
-            self._heads.append(f"{self.metric.name}{{{labels}}} " if labels else f"{self.metric.name} ")
+        self._heads.append(self._head(labels))
         self._lines.append("")
+
+    def rename(self, number: int, labels: str) -> None:
+        self._heads[number] = self._head(labels)
+
+    def _head(self, labels: str) -> str:
+        if self.metric.type == "histogram":
+            return labels
+        return f"{self.metric.name}{{{labels}}} " if labels else f"{self.metric.name} "
 
     def update(self, changed: set[int], totals: tuple[list[int], ...]) -> None:
         lines, heads, total = self._lines, self._heads, totals[self._index]

@@ -28,7 +28,7 @@ def health(monkeypatch: pytest.MonkeyPatch) -> Health:
     [series] = maps.tables
     for comm in "abcde":
         series.add(key(series.table, comm=comm), numbers(1, 1))
-    series.set_rest(numbers(7, 7, 7))
+    series.add_rest(numbers(7, 7, 7))
     one = Health(config_loaded=1700000000.0, compiler="0.26", worker_restarts=2, last_read=5.0, last_read_duration=0.25)
     one.statuses = {
         "p": ProbeStatus("p", "Counts.", "running", "tracepoint"),

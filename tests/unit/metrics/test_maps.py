@@ -21,17 +21,23 @@ class Kernel:
 
     def __init__(self) -> None:
         self.hashes: dict[int, list[tuple[bytes, bytes]]] = {}
-        self.cells: dict[int, bytes] = {}
+        self.cells: dict[tuple[int, int], bytes] = {}  # (descriptor, index) -> value
         self.diary: list[str] = []
 
     def map_update(self, fd: int, at: bytes, value: bytes) -> None:
-        assert at == bytes(4)
-        self.diary.append("wait" if fd == 900 else f"turn {fd} to {struct.unpack('=I', value)[0]}")
-        self.cells[fd] = value
+        [index] = struct.unpack("=I", at)
+        if fd == 900:
+            self.diary.append("wait")
+        elif len(value) == 4:
+            self.diary.append(f"turn {fd} to {struct.unpack('=I', value)[0]}")
+        else:
+            assert not any(value)
+            self.diary.append(f"empty {fd}[{index}]")
+        self.cells[fd, index] = value
 
     def map_lookup(self, fd: int, at: bytes, value_size: int) -> bytes:
-        assert at == bytes(4)
-        return self.cells.get(fd, bytes(value_size))
+        [index] = struct.unpack("=I", at)
+        return self.cells.get((fd, index), bytes(value_size))
 
     def drain(self, key_size: int, value_size: int, fd: int) -> Iterator[tuple[memoryview, memoryview, int]]:
         self.diary.append(f"drain {fd}")
@@ -83,7 +89,7 @@ def test_all_are_turned_then_one_wait_then_all_are_drained(kernel: Kernel) -> No
     assert kernel.diary == [
         "turn 10 to 1", "turn 20 to 1", "wait", "drain 11", "drain 14", "drain 21", "drain 24",
     ]  # fmt: skip
-    assert kernel.cells[900] == struct.pack("=I", 901)
+    assert kernel.cells[900, 0] == struct.pack("=I", 901)
 
 
 def test_the_halves_take_turns(kernel: Kernel) -> None:
@@ -99,7 +105,7 @@ def test_the_halves_take_turns(kernel: Kernel) -> None:
 
 def test_who_comes_later_goes_on_where_the_switch_stands(kernel: Kernel) -> None:
     """A worker that takes over maps from another drains the half that is being written, not the one it would guess."""
-    kernel.cells[10] = struct.pack("=I", 1)
+    kernel.cells[10, 0] = struct.pack("=I", 1)
     maps.read(BARRIER, [ProbeMaps(one_probe(), fds(10))])
     assert kernel.diary == ["turn 10 to 0", "wait", "drain 12", "drain 15"]
 
@@ -111,12 +117,14 @@ def test_what_is_drained_is_counted(kernel: Kernel) -> None:
     one = ProbeMaps(found, fds(10))
     kernel.hashes[11] = [(key(table, op=0, comm="cat"), numbers(2)), (key(table, op=1, comm="dd"), numbers(3))]
     kernel.hashes[14] = [(bounded_key(table, op=1), numbers(5, 5))]
-    kernel.cells[13] = numbers(7, 7)
+    kernel.cells[13, 0] = numbers(7, 7)
+    kernel.cells[13, 1] = numbers(1, 1)  # of the other half: not yet
     maps.read(BARRIER, [one])
+    assert kernel.diary[-1] == "empty 13[0]"
     kernel.hashes[12] = [(key(table, op=0, comm="cat"), numbers(11))]
     maps.read(BARRIER, [one])
-    assert counted(one) == {"cat read": 13.0, "dd write": 3.0, "(other) write": 5.0, "(other) (other)": 7.0}
-    assert one.tables[0].overflowed == 12
+    assert counted(one) == {"cat read": 13.0, "dd write": 3.0, "(other) write": 5.0, "(other) (other)": 8.0}
+    assert one.tables[0].overflowed == 13
 
 
 def test_what_is_left_out_is_not_read(kernel: Kernel) -> None:

@@ -165,11 +165,13 @@ def test_folded_and_overflowed_are_one_series() -> None:
     assert calls(series) == {("read", "a"): 1.0, ("read", OTHER): 2.0}
 
 
-def test_the_rest_is_added_by_what_it_grew() -> None:
-    """The last cell only grows: each read adds the difference, under (other) for all labels."""
+def test_the_rest_is_added_under_other() -> None:
+    """What the last cell held goes to the series whose labels all read (other); an empty one makes no series."""
     series = Series(IO, 10)
-    for rest in ((0, 0, 0), (100, 2, 2), (100, 2, 2), (150, 3, 3)):
-        series.set_rest(numbers(*rest))
+    series.add_rest(numbers(0, 0, 0))
+    assert len(series) == 0
+    series.add_rest(numbers(100, 2, 2))
+    series.add_rest(numbers(50, 1, 1))
     assert samples(text(series)) == {
         "ebpf_bytes_total": {(("comm", OTHER), ("op", OTHER)): 150.0},
         "ebpf_calls_total": {(("comm", OTHER), ("op", OTHER)): 3.0},
@@ -181,7 +183,7 @@ def test_the_rest_of_a_table_without_labels() -> None:
     """Where there are no labels the rest is the one series."""
     series = Series(PLAIN, 10)
     series.add(key(PLAIN), numbers(5))
-    series.set_rest(numbers(2, 2))
+    series.add_rest(numbers(2, 2))
     assert text(series) == "ebpf_events_total 7\n"
 
 
@@ -223,7 +225,7 @@ def test_histogram_beyond_the_budget() -> None:
     observe(series, LATENCY, 0, "a", [1])
     observe(series, LATENCY, 0, "b", [3, 1000])
     series.add_overflow(bounded_key(LATENCY, op=1, bucket=1), numbers(2, 8, 2))
-    series.set_rest(numbers(3, 30, 3))
+    series.add_rest(numbers(3, 30, 3))
     found = samples(text(series))
     buckets = {
         (dict(labels)["op"], dict(labels)["comm"], dict(labels)["le"]): value
@@ -238,10 +240,84 @@ def test_histogram_beyond_the_budget() -> None:
     assert series.overflowed == 5
 
 
+def rounds(series: Series, *amounts: dict[str, int]) -> list[dict[tuple[str, str], float]]:
+    """Reads in which commands read so many bytes; the page's bytes by (op, comm) after each."""
+    pages = []
+    for read in amounts:
+        for comm, times in read.items():
+            io(series, 0, comm, times)
+        series.settle()
+        found = samples(text(series))["ebpf_bytes_total"].items()
+        pages.append({(dict(labels)["op"], dict(labels)["comm"]): value for labels, value in found})
+    return pages
+
+
+def test_a_more_active_key_has_its_series_within_three_reads() -> None:
+    """With the budget full, who is more active than the least active series takes its place; sums stay as they were."""
+    series = Series(IO, 2)
+    pages = rounds(series, {"a": 10, "b": 2}, {"a": 10, "b": 2, "c": 3}, {"a": 10, "b": 2, "c": 3}, {"c": 3})
+    assert ("read", "c") not in pages[1]
+    assert pages[2] == {("read", "a"): 30.0, ("read", "c"): 0.0, ("read", OTHER): 12.0}
+    assert pages[3] == {("read", "a"): 30.0, ("read", "c"): 3.0, ("read", OTHER): 12.0}
+
+
+def test_a_less_active_key_displaces_nobody() -> None:
+    """Who is less active than all series stays under (other), for ever."""
+    series = Series(IO, 2)
+    pages = rounds(series, *[{"a": 10, "b": 4, "c": 3}] * 20)
+    assert pages[-1] == {("read", "a"): 200.0, ("read", "b"): 80.0, ("read", OTHER): 60.0}
+
+
+def test_a_flood_of_keys_seen_once_displaces_nobody() -> None:
+    """However many keys come once each, and however much each counts, who had a series keeps it."""
+    series = Series(IO, 3)
+    before = rounds(series, {"a": 1, "b": 1, "c": 1})[0]
+    floods = [{f"flood{read}-{number}": 1000 for number in range(500)} for read in range(20)]
+    after = rounds(series, *floods)[-1]
+    assert after == before | {("read", OTHER): 20 * 500 * 1000.0}
+
+
+def test_a_heavy_hitter_is_found_in_a_flood() -> None:
+    """In the midst of more keys seen once than candidates are kept, one that is really active gets its series."""
+    series = Series(IO, 1)
+    reads = [{f"f{read}-{number}": 1 for number in range(3000)} | {"heavy": 50} for read in range(4)]
+    pages = rounds(series, {"a": 1}, *reads)
+    assert ("read", "heavy") in pages[-1]
+    assert sum(pages[-1].values()) == 1 + 4 * 3050
+
+
+def test_activity_is_measured_for_years() -> None:
+    """After thousands of reads the weights are still numbers, and the order is still right."""
+    series = Series(IO, 2)
+    pages = rounds(series, *[{"a": 10, "b": 4, "c": 3}] * 3000, *[{"a": 10, "b": 4, "c": 5}] * 3)
+    assert set(pages[2999]) == {("read", "a"), ("read", "b"), ("read", OTHER)}
+    assert set(pages[-1]) == {("read", "a"), ("read", "c"), ("read", OTHER)}
+
+
+def test_a_displaced_histogram_moves_bucket_by_bucket() -> None:
+    """All buckets of a series that gives way are found in those of (other), and those of its successor are its own."""
+    series = Series(LATENCY, 1)
+    observe(series, LATENCY, 0, "old", [1, 3, 1000])
+    series.settle()
+    for _ in range(2):
+        observe(series, LATENCY, 0, "new", [1, 1, 3, 3])
+        series.settle()
+    observe(series, LATENCY, 0, "new", [1, 3])
+    found = samples(text(series))
+    counts = {dict(labels)["comm"]: value for labels, value in found["ebpf_latency_seconds_count"].items()}
+    assert counts == {"new": 2.0, OTHER: 11.0}
+    buckets = {
+        (dict(labels)["comm"], dict(labels)["le"]): value
+        for labels, value in found["ebpf_latency_seconds_bucket"].items()
+    }
+    assert [buckets["new", le] for le in ("1.0", "2.0", "4.0", "+Inf")] == [1, 2, 2, 2]
+    assert [buckets[OTHER, le] for le in ("1.0", "2.0", "4.0", "+Inf")] == [5, 10, 10, 11]
+
+
 COMM = st.sampled_from(["", "a", "b", "c", "ü", OTHER, '"', "d", "e"])
 EVENTS = st.lists(st.tuples(st.integers(0, 3), COMM, st.integers(0, 2**40)), max_size=60)
 BUDGETS = st.integers(1, 8)
-PATHS = st.lists(st.sampled_from(["map", "map", "map", "overflow", "render"]), min_size=60, max_size=60)
+PATHS = st.lists(st.sampled_from(["map", "map", "map", "overflow", "render", "settle"]), min_size=60, max_size=60)
 
 
 @given(events=EVENTS, budget=BUDGETS, paths=PATHS)
@@ -259,6 +335,8 @@ def test_sums_are_those_of_the_events(events: list[tuple[int, str, int]], budget
             io(series, op, comm, size)
         if path == "render":
             text(series)
+        elif path == "settle":
+            series.settle()
     found = samples(text(series)).get("ebpf_bytes_total", {})
     by_op: Counter[str] = Counter()
     for labels, value in found.items():
