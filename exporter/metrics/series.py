@@ -7,6 +7,7 @@ as well, ``number * buckets + bucket``. A read changes some slots, and only the 
 """
 
 import struct
+from typing import cast
 
 from exporter.metrics.budget import Budget
 from exporter.metrics.labels import KeyText
@@ -37,7 +38,7 @@ class Series:
         self._columns = [_Column(metric, index) for index, metric in enumerate(table.metrics) if metric.chosen]
         self._changed: set[int] = set()  # since the page was last made
         self._key = struct.Struct(f"{table.key_size}s")
-        self._value = struct.Struct(f"={len(table.values)}Q")
+        self._totals_at = range(len(table.values))
         self._bounded_key = struct.Struct(f"{table.bounded_size}s")
         self._over_value = struct.Struct(f"={len(table.values) + 1}Q")
         if not table.labels:  # such a metric is there, with 0, before anything happens
@@ -48,17 +49,23 @@ class Series:
 
     def add(self, keys: bytes | memoryview, values: bytes | memoryview) -> None:
         """Adds what a drain took out of the map: keys and values, packed, equally many."""
-        of_key, totals, slots, changed = self._of_key, self._totals, self._slots, self._changed
-        contested = self._budget.contested
-        for (key,), amounts in zip(self._key.iter_unpack(keys), self._value.iter_unpack(values), strict=True):
-            slot = of_key.get(key)
-            if slot is None:
-                slot = self._admit(key, amounts[0])
-            elif contested:
-                self._budget.active(slot // slots, amounts[0])
-            for total, amount in zip(totals, amounts, strict=True):
+        # columns in place of rows: most of the work is then done by loops that are in C
+        names = [key for (key,) in self._key.iter_unpack(keys)]
+        columns = [memoryview(values).cast("B").cast("Q")[at :: len(self._totals)].tolist() for at in self._totals_at]
+        slots = list(map(self._of_key.get, names))
+        if None in slots:
+            for at, slot in enumerate(slots):
+                if slot is None:
+                    slots[at] = self._slot_of(names[at], columns[0][at])
+        known = cast("list[int]", slots)
+        for total, column in zip(self._totals, columns, strict=True):
+            for slot, amount in zip(known, column, strict=True):
                 total[slot] += amount
-            changed.add(slot // slots)
+        numbers = known if self._slots == 1 else [slot // self._slots for slot in known]
+        if self._budget.contested:
+            for number, amount in zip(numbers, columns[0], strict=True):
+                self._budget.active(number, amount)
+        self._changed.update(numbers)
 
     def add_overflow(self, keys: bytes | memoryview, values: bytes | memoryview) -> None:
         """Adds what a drain took out of the overflow map; the last of each value's numbers is of events."""
@@ -124,8 +131,8 @@ class Series:
             total[slot] += amount
         self._changed.add(slot // self._slots)
 
-    def _admit(self, key: bytes, amount: int) -> int:
-        """Returns the slot of a key that has none: its own, if the budget has room, else that of its ``(other)``."""
+    def _slot_of(self, key: bytes, amount: int) -> int:
+        """Returns the slot of a key that had none: its own, if the budget has room, else that of its ``(other)``."""
         if len(self._own) >= self._max_series and not self._shares(key):
             self.folded += 1
             self._budget.seen(key, amount)

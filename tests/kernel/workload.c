@@ -4,10 +4,13 @@
  *
  * Usage: workload COMM TASK [ARGUMENT...]; tasks:
  *   opens DIRECTORY N M      N opens that succeed and M that fail (ENOENT, EISDIR), by all four system calls
- *   reads FILE BYTES         reads so many bytes, in odd pieces, by the five calls in turn; then once at the end of
- * file writes FILE BYTES        the same for writes pipe BYTES               writes and reads so many bytes through a
- * pipe renames FILE N           opens FILE N times, each time under another name of the process bad-calls FILE reads
- * and writes that fail
+ *   reads FILE BYTES         reads so many bytes, in odd pieces, by the five calls in turn; then once at the end
+ *   writes FILE BYTES        the same for writes
+ *   pipe BYTES               writes and reads so many bytes through a pipe
+ *   renames FILE N           opens FILE N times, each time under another name of the process
+ *   renames-fail PATH N      the same with a PATH that can't be opened
+ *   storm PATH N             opens PATH N times, as fast as it goes, whether it is there or not
+ *   bad-calls FILE           reads and writes that fail
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -137,7 +140,7 @@ static void through_pipe(long bytes)
     printf("bytes=%ld\n", done);
 }
 
-static void renames(const char *path, int times)
+static void renames(const char *path, int times, int good)
 {
     char name[16];
 
@@ -145,11 +148,26 @@ static void renames(const char *path, int times)
         snprintf(name, sizeof(name), "r%d", i);
         prctl(PR_SET_NAME, name);
         int fd = open(path, O_RDONLY);
-        if (fd < 0)
+        if ((fd >= 0) != good)
             die(path);
-        close(fd);
+        if (good)
+            close(fd);
     }
-    printf("ok=%d\n", times);
+    printf("%s=%d\n", good ? "ok" : "failed", times);
+}
+
+static void storm(const char *path, int times)
+{
+    int good = 0;
+
+    for (int i = 0; i < times; i++) {
+        int fd = open(path, O_RDONLY);
+        if (fd >= 0) {
+            good++;
+            close(fd);
+        }
+    }
+    printf("ok=%d failed=%d\n", good, times - good);
 }
 
 static void bad_calls(const char *path)
@@ -177,7 +195,11 @@ int main(int count, char **words)
     else if (!strcmp(words[2], "pipe") && count == 4)
         through_pipe(atol(words[3]));
     else if (!strcmp(words[2], "renames") && count == 5)
-        renames(words[3], atoi(words[4]));
+        renames(words[3], atoi(words[4]), 1);
+    else if (!strcmp(words[2], "renames-fail") && count == 5)
+        renames(words[3], atoi(words[4]), 0);
+    else if (!strcmp(words[2], "storm") && count == 5)
+        storm(words[3], atoi(words[4]));
     else if (!strcmp(words[2], "bad-calls") && count == 4)
         bad_calls(words[3]);
     else

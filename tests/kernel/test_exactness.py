@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Totals under load, under too many keys, and from two scrapers' eyes."""
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+
+from tests.kernel.conftest import Workload
+from tests.kernel.daemon import Daemon, Samples, by, count
+
+OPENS = "ebpf_file_opens_total"
+EVENTS = 1_000_003
+
+
+@contextmanager
+def scraping(daemon: Daemon, every: float) -> Iterator[list[Samples]]:
+    """Scrapes in the background, every so many seconds; the list fills with what was seen."""
+    seen: list[Samples] = []
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(every):
+            seen.append(daemon.samples())
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def assert_monotonic(pages: list[Samples]) -> None:
+    """No counter that two successive pages have is lower on the second."""
+    for earlier, later in pairwise(pages):
+        for key, value in earlier.items():
+            if key[0].startswith("ebpf_") and key[0].endswith(("_total", "_count", "_bucket")) and key in later:
+                assert later[key] >= value, key
+
+
+def test_not_one_event_is_lost_under_load(workload_binary: Path) -> None:
+    """1,000,003 events of four processes at the highest rate, with scrapes all the while: all are counted."""
+    shares = [EVENTS // 4 + (number < EVENTS % 4) for number in range(4)]
+    with Daemon({"file_opens": {}}, interval="100ms") as daemon, scraping(daemon, 0.05) as seen:
+        running = [
+            subprocess.Popen([str(workload_binary), f"storm-{number}", "storm", "/no/such/file", str(share)])
+            for number, share in enumerate(shares)
+        ]
+        assert [process.wait() for process in running] == [0, 0, 0, 0]
+        samples = daemon.samples()
+    counted = {f"storm-{number}": count(samples, OPENS, comm=f"storm-{number}", result="ENOENT") for number in range(4)}
+    # the dynamic loader looks for one file that is not there, /etc/ld.so.preload
+    assert [value - share for value, share in zip(counted.values(), shares, strict=True)] in ([0] * 4, [1] * 4)
+    assert len(seen) > 2
+    assert_monotonic(seen)
+
+
+def resident(pid: int) -> int:
+    """Returns a process's own resident memory in bytes."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(pid)
+
+
+def test_a_million_names_cost_neither_events_nor_memory(tmp_path: Path, workload: Workload) -> None:
+    """A process that renames itself a million times against 1,000 series: sums exact, pages small, memory flat."""
+    file = tmp_path / "file"
+    file.touch()
+    limit = 1000
+    with Daemon({"file_opens": {"max_series": limit}}, interval="100ms") as daemon, scraping(daemon, 0.2) as seen:
+        before = daemon.samples()
+        workload("renamer", "renames", file, 100_000)
+        daemon.samples()
+        early = resident(daemon.worker_pid())
+        workload("renamer", "renames", file, 900_000)
+        samples = daemon.samples()
+        late = resident(daemon.worker_pid())
+    good = by(samples, "comm", OPENS, result="ok")
+    good_before = by(before, "comm", OPENS, result="ok")
+    others = [name for name in good if name != "(other)" and not (name[0] == "r" and name[1:].isdigit())]
+    # what this host's other processes opened meanwhile is told by their names where they have series; the rest of them
+    # can only be in (other), so the sum is the truth or a little above it
+    renamed = sum(value - good_before.get(name, 0) for name, value in good.items() if name not in others)
+    assert 1_000_000 <= renamed <= 1_000_000 + 20_000
+    results = len(by(samples, "result", OPENS))
+    for page in [*seen, samples]:
+        assert count(page, "ebpf_exporter_series", metric=OPENS) <= limit + results
+        assert sum(name == OPENS for name, _ in page) <= limit + results
+    assert late - early <= 5 * 1024 * 1024
+
+
+def test_the_sum_by_result_is_exact_under_too_many_keys(tmp_path: Path, workload: Workload) -> None:
+    """Failures that only the workload has (EISDIR) are counted to the last one, whatever names it takes."""
+    with Daemon({"file_opens": {"max_series": 10}}, interval="100ms") as daemon:
+        before = count(daemon.samples(), OPENS, result="ENOTDIR")
+        (tmp_path / "file").touch()
+        done = workload("renamer", "renames-fail", tmp_path / "file" / "below", 50_021)
+        after = daemon.samples()
+    assert done == {"failed": 50_021}
+    assert count(after, OPENS, result="ENOTDIR") - before == 50_021
+
+
+def test_who_becomes_active_gets_a_series_within_three_reads(tmp_path: Path, workload: Workload) -> None:
+    """With all series taken by names seen once, a process that goes on opening files is soon shown by its name."""
+    file = tmp_path / "file"
+    file.touch()
+    with Daemon({"file_opens": {"max_series": 50}}, interval="60s") as daemon:
+        workload("renamer", "renames", file, 1000)
+        sums = [count(daemon.samples(), OPENS, result="ok")]
+        for _ in range(3):
+            workload("newcomer", "storm", file, 5003)
+            page = daemon.samples()
+            sums.append(count(page, OPENS, result="ok"))
+    assert count(page, OPENS, comm="newcomer") >= 5003
+    assert sums == sorted(sums)
+    assert all(later - earlier >= 5003 for earlier, later in pairwise(sums))
+
+
+def test_events_that_the_kernel_did_not_show_are_counted(tmp_path: Path) -> None:
+    """A program whose own work causes its event again is not run again by the kernel: each such event is missed."""
+    folder = tmp_path / "probes"
+    folder.mkdir()
+    declared = {
+        "purpose": "Page faults in kernel mode; each causes another one.",
+        "attach": {"on_fault": "rawtracepoint:page_fault_kernel"},
+        "metrics": {"ebpf_faults_total": {"type": "counter", "help": "A test.", "labels": {"comm": "comm"}}},
+    }
+    (folder / "faults.yaml").write_text(yaml.safe_dump(declared))
+    (folder / "faults.c").write_text(
+        "int on_fault(void *ctx)\n"
+        "{ struct faults_key key = {}; u64 nothing; faults_add(&key, 1);\n"
+        "  bpf_probe_read_user(&nothing, sizeof(nothing), (void *)0x10); return 0; }\n"
+    )
+    with Daemon({"faults": {}}, folder=folder) as daemon:
+        # a read into memory that was never touched faults in the kernel
+        script = "import mmap, os\nbuffer = mmap.mmap(-1, 4096 * 53)\nzero = open('/dev/zero', 'rb', buffering=0)\n"
+        script += "for page in range(53): zero.readinto(memoryview(buffer)[page * 4096:page * 4096 + 16])"
+        subprocess.run(["/usr/bin/python3", "-c", script], check=True)
+        samples = daemon.samples()
+        again = daemon.samples()
+    missed = {"probe": "faults", "program": "on_fault"}
+    assert count(samples, "ebpf_faults_total") >= 53
+    # the page is made a moment after the maps were read: between the two pages' counts
+    assert (
+        count(samples, "ebpf_faults_total")
+        <= count(samples, "ebpf_exporter_events_missed_total", **missed)
+        <= count(again, "ebpf_faults_total")
+    )
