@@ -16,7 +16,7 @@ in a last cell: nothing is lost.
 from exporter.kinds import Kind
 from exporter.probe import Field, Probe, Table
 
-MAP_ENTRIES = 10_240  # keys that a map can take between two reads
+MAP_ENTRIES = 10_240  # keys that a map can take between two reads, unless there may be more series than that
 OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels
 
 PRELUDE = r"""
@@ -57,7 +57,7 @@ BPF_ARRAY(writing, u32, 1);
 def source(probe: Probe) -> str:
     """Returns the whole C of a probe: prelude, generated part, its own file with its own line numbers."""
     parts = ["/* generated from " + probe.declaration.name + " */", _switches(probe), PRELUDE, _enums(probe)]
-    parts += [_table(table) for table in probe.tables]
+    parts += [_table(table, map_entries(probe)) for table in probe.tables]
     parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
     parts.append(probe.source.read_text(encoding="utf-8", errors="replace"))
     return "\n".join(parts) + "\n"
@@ -88,6 +88,11 @@ def _enums(probe: Probe) -> str:
     return "\n".join(lines)
 
 
+def map_entries(probe: Probe) -> int:
+    """Returns how many keys each half of a probe's tables holds: room for all series to change between two reads."""
+    return max(MAP_ENTRIES, probe.max_series)
+
+
 def map_names(table: Table) -> list[str]:
     """Returns the names of a table's maps, as generated: two halves, the rest, and two halves for what overflows."""
     names = [f"{table.name}_0", f"{table.name}_1", f"{table.name}_rest"]
@@ -101,7 +106,7 @@ def _member(field: Field, kind: Kind | None) -> str:
     return f"    {c_type} {field.name}{bracket}{count};"
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, entries: int) -> str:
     name = table.name
     members = "\n".join(_member(field, field.kind) for field in table.fields)
     described = ", ".join(metric.name for metric in table.metrics)
@@ -119,10 +124,7 @@ def _table(table: Table) -> str:
     structs = f"struct {name}_value {{ u64 v[{values}]; }};\nstruct {name}_over {{ u64 v[{values}]; u64 events; }};"
     maps = [
         f"struct {name}_map_key {{ u8 bytes[{table.key_size}]; }};",
-        *(
-            f'BPF_TABLE("hash", struct {name}_map_key, struct {name}_value, {name}_{half}, {MAP_ENTRIES});'
-            for half in "01"
-        ),
+        *(f'BPF_TABLE("hash", struct {name}_map_key, struct {name}_value, {name}_{half}, {entries});' for half in "01"),
         f"BPF_ARRAY({name}_rest, struct {name}_over, 2);",
     ]
     if table.bounded_size:

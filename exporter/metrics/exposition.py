@@ -44,8 +44,8 @@ def head(metric: Metric, wanted: Format) -> str:
     return f"# HELP {name} {help_text}\n# TYPE {name} {metric.type}\n"
 
 
-def page(metrics: Iterable[tuple[Metric, str]], own: CollectorRegistry, wanted: Format) -> bytes:
+def page(metrics: Iterable[tuple[Metric, bytes]], own: CollectorRegistry, wanted: Format) -> bytes:
     """Returns the page: probes' metrics with the lines of their series, then the exporter's own."""
-    parts = [part for metric, lines in metrics for part in (head(metric, wanted), lines)]
+    parts = [part for metric, lines in metrics for part in (head(metric, wanted).encode(), lines)]
     generate = generate_openmetrics if wanted.openmetrics else generate_latest
-    return "".join(parts).encode() + bytes(generate(own))
+    return b"".join([*parts, generate(own)])

@@ -9,7 +9,7 @@ is an update of an array of maps, from which the kernel returns only after every
 import struct
 
 from exporter import libbpf
-from exporter.loader.codegen import MAP_ENTRIES, OVERFLOW_ENTRIES
+from exporter.loader.codegen import OVERFLOW_ENTRIES, map_entries
 from exporter.metrics.series import Series
 from exporter.probe import Probe
 
@@ -43,7 +43,7 @@ class ProbeMaps:
         self.tables = [Series(table, probe.max_series) for table in probe.tables if table.chosen]
         self._drains = [
             (
-                libbpf.Drain(series.table.key_size, 8 * len(series.table.values), MAP_ENTRIES),
+                libbpf.Drain(series.table.key_size, 8 * len(series.table.values), map_entries(probe)),
                 libbpf.Drain(series.table.bounded_size, 8 * (len(series.table.values) + 1), OVERFLOW_ENTRIES),
             )
             for series in self.tables

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Totals of one table's series, and their lines on the page.
 
-A series has a number; its totals, and for each metric the head of its line and the line, are at that place of a list.
+A series has a number; its totals, and for each metric the head of its line, are at that place of a list.
 A key of the kernel's map leads to a slot: the series' number for a counter; for a histogram, whose keys hold the bucket
-as well, ``number * buckets + bucket``. A read changes some slots, and only the lines of those are made again.
+as well, ``number * buckets + bucket``. A read changes some slots, and only the text around those is made again.
 """
 
 import struct
@@ -111,7 +111,7 @@ class Series:
             self._keys[number] = key
             self._of_key[key] = self._slot(text, key)
             for column in self._columns:
-                column.rename(number, text)
+                column.heads[number] = column.head(text)
             self._changed.add(number)
         for text, key in sharing:
             if text in self._of_text:  # else that series has just given way: the key stays a stranger
@@ -168,72 +168,72 @@ class Series:
             for total in self._totals:
                 total.extend([0] * self._slots)
             for column in self._columns:
-                column.append(text)
+                column.heads.append(column.head(text))
             self._changed.add(number)
         return number
 
-    def render(self) -> list[tuple[Metric, str]]:
+    def render(self) -> list[tuple[Metric, bytes]]:
         """Returns each metric with the lines of all its series."""
-        for column in self._columns:
-            if not self._changed:
-                break
-            if self.table.histogram:
-                column.update_histograms(self._changed, self._totals, self._slots)
-            else:
+        if self._changed:
+            for column in self._columns:
                 column.update(self._changed, self._totals)
-        self._changed.clear()
+            self._changed.clear()
         return [(column.metric, column.body()) for column in self._columns]
 
 
+_BLOCK = 16  # series; of what did not change, the text is kept in pieces of so many
+
+
 class _Column:
-    """The lines of one metric."""
+    """The lines of one metric, kept as text by blocks of series: where one changed, its block is made again."""
 
     def __init__(self, metric: Metric, index: int) -> None:
         self.metric = metric
+        self.heads: list[str] = []
         self._index = index
-        self._heads: list[str] = []  # 'name{labels} ' or, of a histogram, 'labels,'
-        self._lines: list[str] = []
-        self._body: str | None = ""
+        self._blocks: list[bytes] = []
+        self._body: bytes | None = b""
         first, last = metric.exponents
         self._bounds = [f'le="{2**exponent * metric.scale!r}"' for exponent in range(first, last + 1)] + ['le="+Inf"']
 
-    def append(self, labels: str) -> None:
-        self._heads.append(self._head(labels))
-        self._lines.append("")
-
-    def rename(self, number: int, labels: str) -> None:
-        self._heads[number] = self._head(labels)
-
-    def _head(self, labels: str) -> str:
+    def head(self, labels: str) -> str:
+        """Returns what a series' lines are made from: 'name{labels} ' or, of a histogram, the labels."""
         if self.metric.type == "histogram":
             return labels
         return f"{self.metric.name}{{{labels}}} " if labels else f"{self.metric.name} "
 
     def update(self, changed: set[int], totals: tuple[list[int], ...]) -> None:
-        lines, heads, total = self._lines, self._heads, totals[self._index]
-        scale = self.metric.scale
-        for number in changed:
-            amount = total[number] if scale == 1 else repr(total[number] * scale)
-            lines[number] = f"{heads[number]}{amount}\n"
+        """Makes the blocks of the changed series again."""
+        lines = self._histograms if self.metric.type == "histogram" else self._numbers
+        self._blocks.extend([b""] * (-(-len(self.heads) // _BLOCK) - len(self._blocks)))
+        for block in {number // _BLOCK for number in changed}:
+            self._blocks[block] = "".join(lines(block * _BLOCK, block * _BLOCK + _BLOCK, totals)).encode()
         self._body = None
 
-    def update_histograms(self, changed: set[int], totals: tuple[list[int], ...], slots: int) -> None:
+    def _numbers(self, start: int, end: int, totals: tuple[list[int], ...]) -> list[str]:
+        pairs = zip(self.heads[start:end], totals[self._index][start:end], strict=True)
+        if self.metric.scale == 1:
+            return [f"{head}{total}\n" for head, total in pairs]
+        return [f"{head}{total * self.metric.scale!r}\n" for head, total in pairs]
+
+    def _histograms(self, start: int, end: int, totals: tuple[list[int], ...]) -> list[str]:
         counts, sums = totals
-        name, scale = self.metric.name, self.metric.scale
-        for number in changed:
-            labels = self._heads[number]
+        name, scale, slots = self.metric.name, self.metric.scale, len(self._bounds)
+        lines: list[str] = []
+        for number, labels in enumerate(self.heads[start:end], start):
             comma, braced = ("," if labels else ""), (f"{{{labels}}}" if labels else "")
-            start, running, lines = number * slots, 0, []
-            for bound, count in zip(self._bounds, counts[start : start + slots], strict=True):
+            own = slice(number * slots, number * slots + slots)
+            running = 0
+            for bound, count in zip(self._bounds, counts[own], strict=True):
                 running += count
                 lines.append(f"{name}_bucket{{{labels}{comma}{bound}}} {running}\n")
-            total = sum(sums[start : start + slots])
+            total = sum(sums[own])
             lines.append(f"{name}_sum{braced} {total if scale == 1 else repr(total * scale)}\n")
             lines.append(f"{name}_count{braced} {running}\n")
-            self._lines[number] = "".join(lines)
-        self._body = None
+        return lines
 
-    def body(self) -> str:
+    def body(self) -> bytes:
+        """Returns all lines."""
         if self._body is None:
-            self._body = "".join(self._lines)
+            self._body = b"".join(self._blocks)
         return self._body

@@ -24,6 +24,7 @@ MAX_CONNECTIONS = 256
 MAX_HEADER_BYTES = 16 * 1024
 REQUEST_SECONDS = 10.0  # for a request to arrive once it has begun, and for the first to begin
 IDLE_SECONDS = 120.0  # between requests: a Prometheus that scrapes each minute keeps its connection
+_PIECE = 256 * 1024  # bytes
 SEND_SECONDS = 30.0  # for a client to take an answer
 
 log = logging.getLogger(__name__)
@@ -159,12 +160,16 @@ class Server:
         ]
         if request is None:
             headers.append(("Connection", "close"))
-        out = protocol.send(h11.Response(status_code=response.status.value, headers=headers)) or b""
-        if not (request is not None and request.method == b"HEAD"):
-            out += protocol.send(h11.Data(data=response.body)) or b""
-        out += protocol.send(h11.EndOfMessage()) or b""
-        writer.write(out)
         async with asyncio.timeout(SEND_SECONDS):
+            writer.write(protocol.send(h11.Response(status_code=response.status.value, headers=headers)) or b"")
+            if not (request is not None and request.method == b"HEAD"):
+                # in pieces, of which each goes to the kernel as it is: what a socket doesn't take at once is copied
+                body = memoryview(response.body)
+                for start in range(0, len(body), _PIECE):
+                    event = h11.Data(data=body[start : start + _PIECE])  # type: ignore[arg-type]  # bytes-like does
+                    writer.writelines(protocol.send_with_data_passthrough(event) or [])
+                    await writer.drain()
+            writer.write(protocol.send(h11.EndOfMessage()) or b"")
             await writer.drain()
 
 

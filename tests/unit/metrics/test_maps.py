@@ -75,7 +75,7 @@ def fds(base: int) -> dict[str, int]:
 
 def counted(read: ProbeMaps) -> dict[str, float]:
     """(comm, op) as text -> value"""
-    text = "".join(lines for series in read.tables for _, lines in series.render())
+    text = b"".join(lines for series in read.tables for _, lines in series.render()).decode()
     return {
         " ".join(value for _, value in labels): number
         for labels, number in samples(text).get("ebpf_a_total", {}).items()

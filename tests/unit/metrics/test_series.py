@@ -32,7 +32,7 @@ def io(series: Series, op: int, comm: str, size: int, calls: int = 1) -> None:
 
 
 def text(series: Series) -> str:
-    return "".join(lines for _, lines in series.render())
+    return b"".join(lines for _, lines in series.render()).decode()
 
 
 def calls(series: Series) -> dict[tuple[str, str], float]:
