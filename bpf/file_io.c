@@ -5,9 +5,9 @@
  * Hooks: the exits of vfs_read, vfs_write, vfs_readv and vfs_writev (fexit), else their entries and returns (kprobe,
  *        kretprobe), else the system calls that end there, with the file found in the task's table of descriptors.
  * Cost: one map update for each call. For the latency, and by kprobes, two more, which remember the entry.
- * Limits: what passes by these calls is not seen: mmap, sendfile, splice, copy_file_range, io_uring. By system calls,
- *         32-bit programs on a 64-bit kernel are not seen, and a descriptor that another thread closes and opens anew
- * in mid-call is counted under the new file's name.
+ * Limits: what passes by these calls is not seen: mmap, sendfile, splice, copy_file_range, io_uring, io_submit. By
+ *         system calls, 32-bit programs on a 64-bit kernel are not seen, and a descriptor that another thread closes
+ *         and opens anew in mid-call is counted under the new file's name.
  *
  * Counted is what a call returned, not what it was asked for; a call that fails counts for nothing.
  */
@@ -69,8 +69,10 @@ static __always_inline int enter(struct file *file)
     u64 thread = bpf_get_current_pid_tgid();
     struct call call = {.file = file};
 
-    if (!wanted(file))
+    if (!wanted(file)) {
+        calls.delete(&thread); /* of a call whose return was missed */
         return 0;
+    }
     call.began = bpf_ktime_get_ns();
     calls.update(&thread, &call);
     return 0;

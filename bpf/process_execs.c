@@ -3,7 +3,7 @@
  * Programs executed, by user and by the name of the new program.
  *
  * Hook: sched_process_exec, which the kernel passes once a new program has taken the process over: a failed execve
- *       is not counted, and comm and user are the new program's (also where it is set-uid).
+ *       is not counted, and comm is the new program's. user is who ran it, also where it is set-uid.
  * Cost: one map update for each exec.
  */
 

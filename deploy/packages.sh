@@ -23,11 +23,23 @@ need() {
         exit 1
     fi
     echo "$0: installing$missing" >&2
-    # RUNLEVEL=1: a package's own services are not started. The lists are only fetched where the old ones don't do.
-    install="env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends"
+    # The services that packages bring are not to be started (101: forbidden by policy).
+    policy=
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    # The lists are only fetched where the old ones don't do.
+    install="env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends"
     # shellcheck disable=SC2086 # words are what they are
     $install $missing >/dev/null 2>&1 || { apt-get update -q >/dev/null && $install $missing >/dev/null; } || {
         echo "$0: apt-get could not install$missing" >&2
         exit 1
     }
+    if [ -n "$policy" ]; then
+        rm -f $policy
+        trap - EXIT
+    fi
 }

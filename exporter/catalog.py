@@ -14,8 +14,9 @@ from exporter.errors import ConfigError, Problem
 from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program
 
 _C_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef typeof union unsigned void volatile while".split()
+    "asm auto break case char const continue default do double else enum extern float for goto i386 if inline int "
+    "linux long register restrict return short signed sizeof static struct switch typedef typeof union unix unsigned "
+    "void volatile while".split()
 )
 
 SHIPPED = Path(__file__).resolve().parent.parent / "bpf"
@@ -154,9 +155,9 @@ def load(config: Config) -> list[Probe]:
 
     Raises ConfigError with all problems: of the config against the probes, and of the probes' own files.
     """
-    found = available(config)
     probes: list[Probe] = []
-    problems: list[Problem] = []
+    problems = [*config.problems, *_folder_problems(config)]
+    found = available(config)
     for name, settings in config.probes.items():
         if name not in found:
             message = f"unknown probe; {one_of(name, sorted(found))}"
@@ -167,23 +168,23 @@ def load(config: Config) -> list[Probe]:
             probes.append(_apply(read(found[name]), settings, config.document, ("probes", name)))
         except ConfigError as error:
             problems.extend(error.problems)
-    problems.extend(_folder_problems(config))
-    taken: dict[str, str] = {}
-    for probe in probes:
-        for metric in probe.metrics:
-            other = taken.setdefault(metric.name, probe.name)
-            if other != probe.name:
-                message = f"{metric.name} is already a metric of the probe {other}"
-                problems.append(Problem(probe.declaration, 0, message))
+    problems.extend(_family_clashes(probes))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(sorted(dict.fromkeys(problems), key=lambda problem: (str(problem.path), problem.line)))
     return probes
 
 
 def available(config: Config) -> dict[str, Path]:
     """Returns the YAML file of every probe by name: the shipped ones, unless a folder of the config's has the name."""
     folders = [SHIPPED, *config.probe_folders]
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for folder in folders if _is_folder(folder) for path in sorted(folder.glob("*.yaml"))}
+
+
+def _is_folder(folder: Path) -> bool:
+    try:
+        return any(True for _ in folder.iterdir()) or folder.is_dir()
+    except OSError:  # not there, no folder, not to be read, or no name that can be
+        return False
 
 
 def _twice(config: Config, name: str) -> list[Problem]:
@@ -194,11 +195,30 @@ def _twice(config: Config, name: str) -> list[Problem]:
     return [config.document.problem(("probes", name), f"is in more than one folder: {', '.join(found)}")]
 
 
+def _family_clashes(probes: list[Probe]) -> list[Problem]:
+    """Metrics whose lines would be taken for another's: by OpenMetrics ``ebpf_a_total`` is a line of the family
+    ``ebpf_a``, and ``ebpf_a_count`` one of the histogram ``ebpf_a``."""
+    problems: list[Problem] = []
+    taken: dict[str, str] = {}
+    for probe in probes:
+        for metric in probe.metrics:
+            family = metric.name.removesuffix("_total")
+            suffixes = ("_bucket", "_sum", "_count") if metric.type == "histogram" else ("_total",)
+            names = [family, family + "_created", *(family + suffix for suffix in suffixes)]
+            other = next((taken[name] for name in names if name in taken), None)
+            if other:
+                problems.append(Problem(probe.declaration, 0, f"{metric.name} cannot be told from {other}: rename it"))
+            elif metric.name.startswith("ebpf_exporter_"):
+                problems.append(Problem(probe.declaration, 0, f"{metric.name}: ebpf_exporter_ is the exporter's own"))
+            taken |= dict.fromkeys(names, f"{metric.name} of the probe {probe.name}")
+    return problems
+
+
 def _folder_problems(config: Config) -> list[Problem]:
     return [
-        config.document.problem(("probe_folders", index), f"{folder} is not a folder")
+        config.document.problem(("probe_folders", index), f"{folder} is not a folder that can be read"[:300])
         for index, folder in enumerate(config.probe_folders)
-        if not folder.is_dir()
+        if not _is_folder(folder)
     ]
 
 
@@ -219,7 +239,7 @@ def read(path: Path) -> Probe:
         source=source,
         mechanisms=tuple(_mechanism(mechanism) for mechanism in attach),
         metrics=metrics,
-        options=tuple((name, int(option["default"])) for name, option in value.get("options", {}).items()),
+        options=tuple((name, option["default"]) for name, option in value.get("options", {}).items()),
     )
     problems.extend(_clashes(probe, declared))
     problems.extend(_source_problems(probe, declared))
@@ -348,6 +368,11 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
         metrics = tuple(dataclasses.replace(metric, chosen=metric.name in settings.metrics) for metric in metrics)
     options = dict(probe.options)
     check("options", tuple(name for name, _ in settings.options), list(options))
+    for name, number in settings.options:
+        boolean = isinstance(options.get(name), bool)
+        if name in options and (isinstance(number, bool) != boolean or not -(2**31) <= number < 2**31):
+            expected = "true or false" if boolean else "a whole number of 32 bits"
+            problems.append(config.problem((*where, "options", name), f"expected {expected}, found {number!r}"[:200]))
     options.update(settings.options)
     xdp = any(hook.family == "xdp" for item in probe.mechanisms for program in item.programs for hook in program.hooks)
     for key in ("interfaces", "mode"):
@@ -358,7 +383,7 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
     return dataclasses.replace(
         probe,
         metrics=metrics,
-        options=tuple(options.items()),
+        options=tuple((name, int(number)) for name, number in options.items()),
         max_series=settings.max_series or probe.max_series,
         interfaces=(settings.interfaces or ("auto",)) if xdp else (),
         mode=settings.mode or probe.mode,

@@ -8,8 +8,6 @@ compiled so (BCC is 130 MB, leaks on errors, changes the working directory and n
 import ctypes
 import os
 import signal
-import sys
-import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -54,10 +52,9 @@ class Child:
 
     def __init__(self, function: Callable[..., tuple[Any, list[int]]], *arguments: Any) -> None:
         """Starts ``function(*arguments)``, which returns an object and descriptors to hand over with it."""
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by result()
+        self._words = os.fdopen(os.memfd_create("words"), "w+b")
         ours, theirs = Channel.pair()
         parent = os.getpid()
-        sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             self._run(parent, theirs, function, arguments)
@@ -70,6 +67,7 @@ class Child:
         code = 1
         try:
             die_with(parent)
+            set_name("ebpf-exp-child")
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(
@@ -98,8 +96,8 @@ class Child:
     def result(self) -> tuple[Any, list[int], str]:
         """Waits for the end. Returns the result, its descriptors, and what was written to descriptor 2.
 
-        Raises what the function raised if that is an ExporterError, with what was written as its ``words``; raises
-        Crashed, with ``words`` too, for any other end.
+        Raises what the function raised if that is an ExporterError, else Crashed; with what was written as a note
+        (``__notes__``).
         """
         try:
             (kind, value), fds = self._channel.receive()

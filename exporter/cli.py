@@ -37,6 +37,8 @@ def main() -> NoReturn:
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ExporterError as error:
         print(f"ebpf-exporter: {error}", file=sys.stderr)
         sys.exit(1)

@@ -10,8 +10,6 @@ from exporter import document
 from exporter.document import Document
 from exporter.errors import ConfigError, Problem
 
-DEFAULT_PATH = Path("/etc/ebpf-exporter/config.yaml")
-
 # $(?!\n): to Python, unlike JSON schema, $ also matches ahead of a last newline
 _NAME = {
     "type": "string",
@@ -104,30 +102,48 @@ class Settings:
 
 @dataclass(frozen=True)
 class Config:
-    """A config whose form is right. interval in seconds. The document is kept for the lines of later problems."""
+    """A config. interval in seconds. The document is kept for the lines of later problems."""
 
     document: Document
     listen: tuple[tuple[str, int], ...]
     interval: float
     probe_folders: tuple[Path, ...]
     probes: dict[str, Settings] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
 
 
 def load(path: Path) -> Config:
-    """Reads config.yaml. Folders in it are relative to its own. Raises ConfigError with all problems of its form."""
+    """Reads config.yaml. Folders in it are relative to its own.
+
+    What is of a wrong form is in the result's ``problems``, and left out of it, so that the rest can be looked at too;
+    raises ConfigError where nothing can be.
+    """
     found = document.read(path)
     problems = document.validate(found, SCHEMA)
-    if not problems:
-        problems = _port_problems(found)
-    if problems:
+    if not isinstance(found.value, dict):
         raise ConfigError(problems)
-    value = found.value
+
+    def good(value: Any, key: str, schema: dict[str, Any], otherwise: Any) -> Any:
+        return value[key] if key in value and document.fits(value[key], schema) else otherwise
+
+    top = SCHEMA["properties"]
+    if document.fits(found.value.get("listen"), top["listen"]):
+        problems.extend(_port_problems(found))
+    probes = found.value.get("probes")
+    probe_schema = top["probes"]["additionalProperties"]
     return Config(
         document=found,
-        listen=tuple(_address(text) for text in value.get("listen", ["localhost:9435"])),
-        interval=_seconds(value.get("interval", "5s")),
-        probe_folders=tuple(path.parent / folder for folder in value.get("probe_folders", [])),
-        probes={name: _settings(settings or {}) for name, settings in value["probes"].items()},
+        listen=tuple(dict.fromkeys(map(_address, good(found.value, "listen", top["listen"], ["localhost:9435"])))),
+        interval=_seconds(good(found.value, "interval", top["interval"], "5s")),
+        probe_folders=tuple(
+            path.parent / item for item in good(found.value, "probe_folders", top["probe_folders"], [])
+        ),
+        probes={
+            name: _settings(good(probes, name, probe_schema, None) or {})
+            for name in (probes if isinstance(probes, dict) else {})
+            if document.fits(name, _NAME)
+        },
+        problems=tuple(problems),
     )
 
 
@@ -159,7 +175,7 @@ def _settings(value: dict[str, Any]) -> Settings:
         labels=listed("labels"),
         metrics=listed("metrics"),
         max_series=value.get("max_series"),
-        options=tuple((name, int(option)) for name, option in value.get("options", {}).items()),
+        options=tuple(value.get("options", {}).items()),
         interfaces=listed("interfaces"),
         mode=value.get("mode"),
     )

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
+from yaml.reader import ReaderError
 
 from exporter.errors import ConfigError, Problem
 
@@ -60,6 +61,9 @@ def read(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
         raise ConfigError([Problem(path, line, f"not YAML: {error.problem or error.context}")]) from error
+    except ReaderError as error:  # control characters, invalid UTF-8
+        line = data[: error.position].count(b"\n") + 1
+        raise ConfigError([Problem(path, line, f"not YAML: {error.reason}")]) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError([Problem(path, 0, f"not YAML: {str(error).splitlines()[0]}")]) from error
     finally:
@@ -97,7 +101,10 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node) -> Any:
         try:
-            return self.loader.construct_object(node)
+            value = self.loader.construct_object(node)
+            if isinstance(value, str):
+                value.encode()  # half a surrogate pair, which \\ud800 makes, has no place on a page
+            return value
         except (ValueError, LookupError, AttributeError) as error:  # PyYAML's own, of an explicit tag such as !!int
             raise yaml.MarkedYAMLError(problem=f"no value of {node.tag}", problem_mark=node.start_mark) from error
 
@@ -126,6 +133,11 @@ def validate(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
     for error in _Validator(schema).iter_errors(document.value):
         problems.extend(_explain(document, error))
     return sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
+
+
+def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a value is of the form of a schema."""
+    return bool(_Validator(schema).is_valid(value))
 
 
 # To JSON schema 5.0 is an integer; to what comes after, it is not.
@@ -157,10 +169,17 @@ def _explain(document: Document, error: ValidationError) -> Iterable[Problem]:
         expected = schema.get("description")
         if expected is None and error.validator == "enum":
             expected = "one of " + ", ".join(str(value) for value in error.validator_value)
-        found = "nothing" if error.instance is None else repr(error.instance)
+        found = "nothing" if error.instance is None else _shown(error.instance)
         if error.validator == "uniqueItems":
             expected = f"{expected}, each once"
         yield document.problem(where, f"expected {expected}, found {found}" if expected else error.message)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python does not write integers of over 4,300 digits
+        return "a number of thousands of digits"
 
 
 def one_of(word: str, allowed: Sequence[str]) -> str:

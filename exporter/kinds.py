@@ -58,8 +58,15 @@ def _enum(kind: Kind, data: bytes) -> str:
     return kind.values[number] if number < len(kind.values) else str(number)
 
 
+# ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h): a signal interrupted a
+# call, which then is restarted by the kernel, and counted again, or returns EINTR
+_RESTARTS = (512, 513, 514, 516)
+
+
 def _errno(_: Kind, data: bytes) -> str:
     number = _number(data)
+    if number in _RESTARTS:
+        return "EINTR"
     return errnos.errorcode.get(number, str(number)) if number else "ok"
 
 

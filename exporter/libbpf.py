@@ -165,8 +165,8 @@ class Drain:
         self._keys = ctypes.create_string_buffer(0)
         self._values = ctypes.create_string_buffer(0)
 
-    def __call__(self, fd: int) -> Iterator[tuple[memoryview, memoryview, int]]:
-        """Yields the keys, the values and how many they are; the views are good until the next step.
+    def __call__(self, fd: int) -> Iterator[tuple[memoryview, memoryview]]:
+        """Yields keys and values, packed, equally many; the views are good until the next step.
 
         A bucket of the hash that holds more elements than fit (ENOSPC) makes the buffers grow.
         """
@@ -187,7 +187,7 @@ class Drain:
                 _checked(result, "map drain")
             if count.value:
                 taken = count.value
-                yield memoryview(self._keys)[: taken * key_size], memoryview(self._values)[: taken * value_size], taken
+                yield memoryview(self._keys)[: taken * key_size], memoryview(self._values)[: taken * value_size]
             if result:
                 return
             more = cursor
@@ -236,6 +236,14 @@ def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> 
     """Attaches a program to an interface. Returns the link; closing it detaches."""
     opts = _LinkCreateOpts(ctypes.sizeof(_LinkCreateOpts), flags=flags)
     return _checked(_lib.bpf_link_create(program, target, attach_type, ctypes.byref(opts)), "link")
+
+
+def link_ifindex(fd: int) -> int:
+    """Returns the interface that an XDP link is on; 0 where it is on none any more (struct bpf_link_info)."""
+    info = (ctypes.c_uint32 * 32)()
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    _checked(_lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "link information")
+    return int(info[4])  # type, id, prog_id, padding, xdp.ifindex
 
 
 def enable_statistics() -> int:

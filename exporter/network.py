@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's network interfaces: which there are, when they change, and XDP on them."""
 
+import dataclasses
 import errno
 import fnmatch
 import os
@@ -49,10 +50,10 @@ def default_route_interfaces() -> list[str]:
     names: dict[str, None] = {}
     for path, zero in (("/proc/net/route", "00000000"), ("/proc/net/ipv6_route", "0" * 32)):
         try:
-            lines = Path(path).read_text().splitlines()
+            lines = Path(path).read_bytes().split(b"\n")  # bytes: a name may have any but blanks and a slash
         except OSError:  # a kernel without this protocol
             continue
-        for columns in (line.split() for line in lines):
+        for columns in ([os.fsdecode(column) for column in line.split()] for line in lines):
             if path.endswith("/route") and len(columns) > 7 and (columns[1], columns[7]) == (zero, zero):
                 names[columns[0]] = None
             elif len(columns) == 10 and (columns[0], columns[1]) == (zero, "00") and columns[9] != "lo":
@@ -71,14 +72,14 @@ def find(patterns: tuple[str, ...]) -> tuple[dict[int, str], list[str]]:
     reasons: list[str] = []
     for pattern in patterns:
         if pattern == AUTO:
-            names = default_route_interfaces()
+            names = [name for name in default_route_interfaces() if name in present]
             missing = "there is no default route: name the interfaces"
         else:
             names = fnmatch.filter(present, pattern)
             missing = "" if any(sign in pattern for sign in "*?[") else f"there is no interface {pattern}"
         if not names and missing:
             reasons.append(missing)
-        found |= {present[name]: name for name in names if name in present}
+        found |= {present[name]: name for name in names}
     return {index: os.fsencode(name).decode("utf-8", "backslashreplace") for index, name in found.items()}, reasons
 
 
@@ -122,8 +123,12 @@ class XdpAttachments:
     def update(self) -> list[str]:
         """Attaches to interfaces that are new, lets go of those gone. Returns why what is lacking is lacking."""
         found, reasons = find(self._patterns)
-        for index in self._links.keys() - found.keys():
-            os.close(self._links.pop(index).fd)
+        for index, link in list(self._links.items()):
+            # the link tells where it is: an index may have come back as another interface's, or somebody detached it
+            if index not in found or libbpf.link_ifindex(link.fd) != index:
+                os.close(self._links.pop(index).fd)
+            elif link.interface != found[index]:
+                self._links[index] = dataclasses.replace(link, interface=found[index])
         for index in found.keys() - self._links.keys():
             try:
                 self._links[index] = attach_xdp(self._program, index, found[index], self._mode)
@@ -134,8 +139,3 @@ class XdpAttachments:
     @property
     def links(self) -> list[XdpLink]:
         return list(self._links.values())
-
-    def close(self) -> None:
-        for link in self._links.values():
-            os.close(link.fd)
-        self._links.clear()

@@ -156,7 +156,9 @@ class Table:
         return tuple(fields)
 
     def _end(self, bounded_only: bool) -> int:
-        names = {label.name for label in self.labels if label.kind.bounded or not bounded_only} | {"bucket"}
+        names = {label.name for label in self.labels if label.kind.bounded or not bounded_only}
+        if self.histogram:
+            names.add("bucket")
         ends = [item.offset + item.size for item in self.fields if item.name in names]
         return (max(ends, default=0) + 3) & ~3
 

@@ -30,7 +30,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class ProbeStatus:
-    """A probe as it stands. state is starting, running, degraded (a part is not attached), failed or disabled.
+    """A probe as it stands. state is starting, running, degraded (a part is not attached) or failed.
 
     declaration is the path of its YAML. details holds the compiler's, the verifier's and the kernel's own words.
     """

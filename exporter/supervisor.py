@@ -6,8 +6,11 @@ them and nothing of ours is left attached.
 """
 
 import dataclasses
+import errno
 import logging
+import math
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -15,7 +18,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from exporter import libbpf, privileges, systemd, worker
 from exporter.channel import Channel
@@ -29,8 +32,11 @@ from exporter.network import Changes, XdpAttachments
 from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 
-COMPILE_SECONDS = 300.0  # a compile takes one second; on an emulated machine, a quarter of a minute
+COMPILE_SECONDS = 120.0  # a compile takes one second; on an emulated machine, a quarter of a minute
 STOP_SECONDS = 5.0
+SEND_SECONDS = 5.0  # for the worker to take a message
+MAX_DETAILS = 64 * 1024  # characters of a compiler's or verifier's words that are kept and shown: the last ones
+SETTLE_SECONDS = 0.1  # interfaces and routes come in crowds: they are looked at once
 RETRY_SECONDS = 5.0  # for what is degraded: that another's XDP program went is told by nobody
 MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reason to go on for ever
 
@@ -72,32 +78,35 @@ def listen(addresses: tuple[tuple[str, int], ...]) -> list[socket.socket]:
                 for name in names
                 for address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             ]
-        except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        except (OSError, UnicodeError) as error:
+            raise StartError(f"cannot listen on {host}:{port}: {host} is no address or name of this host") from error
         failures = []
         for family, _, _, _, address in dict.fromkeys(found):
-            one = socket.socket(family, socket.SOCK_STREAM)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                one.bind(address)
-                one.listen(128)
-                sockets.append(one)
+                sockets.append(_listening(family, address))
             except OSError as error:
-                one.close()
                 failures.append(error)
-        taken = [error for error in failures if error.errno != 99]  # EADDRNOTAVAIL: a host without IPv6
-        if taken or len(failures) == len(found):
-            reason = (taken or failures)[0].strerror
-            raise StartError(f"cannot listen on {host or '*'}:{port}: {reason}; is another exporter running?")
+        # a host without IPv6 has neither its family nor its addresses
+        fatal = [error for error in failures if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)]
+        if fatal or len(failures) == len(found):
+            first = (fatal or failures)[0]
+            hint = "; is another exporter running?" if first.errno == errno.EADDRINUSE else ""
+            raise StartError(f"cannot listen on {host or '*'}:{port}: {first.strerror}{hint}")
     return sockets
 
 
-class _Ready(Protocol):
-    """What a selector's entry does when it is readable."""
-
-    def __call__(self) -> None: ...
+def _listening(family: int, address: Any) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.listen(128)
+    except OSError:
+        one.close()
+        raise
+    return one
 
 
 @dataclass
@@ -130,12 +139,14 @@ class Supervisor:
         self._loaded_at = time.time()
         self._stopping = False
         self._ready = False
-        self._retry_at = 0.0
+        self._look_at = math.inf
         self._ended_at: list[float] = []
 
     def run(self) -> None:
         """Runs until SIGTERM or SIGINT. Raises StartError where it can't begin."""
         privileges.require(list(self._plan.probes))
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each hook, map and client is a descriptor
         self._listening = listen(self._plan.listen)
         self._watch_signals()
         self._mount_tracefs()
@@ -149,16 +160,17 @@ class Supervisor:
         except OSError as error:
             log.warning("no BPF statistics, so no runs and no run time of programs: %s", error.strerror)
         self._start_worker()
-        self._changes = Changes()
-        self._selector.register(self._changes, selectors.EVENT_READ, self._interfaces_changed)
+        if any(probe.interfaces for probe in self._plan.probes):
+            self._changes = Changes()
+            self._selector.register(self._changes, selectors.EVENT_READ, self._interfaces_changed)
         self._start_compiling()
         try:
             while not self._stopping:
                 for key, _ in self._selector.select(self._next_deadline()):
                     key.data()
                 self._kill_the_hung()
-                if self._degraded() and time.monotonic() >= self._retry_at:
-                    self._interfaces_changed()
+                if time.monotonic() >= self._look_at:
+                    self._look_at_interfaces()
         finally:
             self._stop()
 
@@ -180,8 +192,8 @@ class Supervisor:
 
     def _next_deadline(self) -> float | None:
         deadlines = [deadline for _, deadline in self._compiling.values()]
-        if self._degraded():
-            deadlines.append(self._retry_at)
+        if self._look_at < math.inf:
+            deadlines.append(self._look_at)
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _degraded(self) -> bool:
@@ -205,7 +217,7 @@ class Supervisor:
             log.warning("tracefs is not mounted and cannot be: %s", mount.stderr.decode(errors="replace").strip())
 
     def _start_compiling(self) -> None:
-        while self._waiting and len(self._compiling) < (os.cpu_count() or 1):
+        while self._waiting and len(self._compiling) < len(os.sched_getaffinity(0)):
             probe = self._waiting.pop(0)
             compiler = Child(load.start, probe)
             self._compiling[probe.name] = compiler, time.monotonic() + COMPILE_SECONDS
@@ -228,7 +240,7 @@ class Supervisor:
         details = "\n".join(filter(None, [error.details if isinstance(error, ProbeError) else "", words]))
         reason = load.reason(error, words)
         tried = error.tried if isinstance(error, NothingHolds) else ()
-        self._set(probe.name, state="failed", reason=reason, details=details, tried=tried)
+        self._set(probe.name, state="failed", reason=reason[:2000], details=details[-MAX_DETAILS:], tried=tried)
         log.error("probe %s: failed: %s", probe.name, reason)
 
     def _adopt(self, probe: Probe, loaded: Loaded, fds: list[int]) -> None:
@@ -248,6 +260,7 @@ class Supervisor:
         for attempt in loaded.tried:
             log.info("probe %s: %s; using %s", probe.name, attempt.reason, loaded.mechanism)
         self._update_interfaces(held)
+        self._look_at = time.monotonic() + RETRY_SECONDS if self._degraded() else math.inf
         self._give(held)
 
     def _set(self, name: str, **changes: object) -> None:
@@ -255,10 +268,13 @@ class Supervisor:
 
     def _interfaces_changed(self) -> None:
         self._changes.clear()
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._look_at = min(self._look_at, time.monotonic() + SETTLE_SECONDS)
+
+    def _look_at_interfaces(self) -> None:
         before = dict(self._statuses)
         for held in self._held.values():
             self._update_interfaces(held)
+        self._look_at = time.monotonic() + RETRY_SECONDS if self._degraded() else math.inf
         if self._statuses != before:
             self._tell_statuses()
 
@@ -287,6 +303,7 @@ class Supervisor:
 
     def _start_worker(self) -> None:
         ours, theirs = Channel.pair()
+        ours.socket.settimeout(SEND_SECONDS)
         start = worker.Start(self._plan.interval, self._loaded_at, self._restarts)
         parent = os.getpid()
         pid = os.fork()
@@ -331,6 +348,9 @@ class Supervisor:
             return
         try:
             self._channel.send(message, fds)
+        except TimeoutError:  # it is stopped or stuck; half a message was sent
+            log.error("the worker does not listen; ending it")
+            os.kill(self._worker_pid, signal.SIGKILL)
         except OSError:  # it has just ended; its successor is told everything anew
             return
 
@@ -339,7 +359,8 @@ class Supervisor:
         for status in self._statuses.values():
             state = f"{status.state} ({status.mechanism})" if status.mechanism else status.state
             log.info("%-*s  %-24s  %s", width, status.name, state, status.reason or status.purpose)
-        pages = dict.fromkeys(f"http://{host or 'localhost'}:{port}/metrics" for host, port in self._plan.listen)
+        hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in self._plan.listen]
+        pages = dict.fromkeys(f"http://{host}:{port}/metrics" for host, port in hosts)
         log.info("metrics on %s", " ".join(pages))
         systemd.notify("READY=1")
 
@@ -350,7 +371,8 @@ class Supervisor:
             compiler.kill()
         if not self._worker_pid:
             return
-        os.kill(self._worker_pid, signal.SIGTERM)
+        if self._channel is not None:
+            self._channel.close()  # to the worker this is the end
         with selectors.DefaultSelector() as selector:
             selector.register(self._worker_end, selectors.EVENT_READ)
             if not selector.select(STOP_SECONDS):

@@ -24,7 +24,7 @@ def user_name(uid: int) -> str:
 def _names(_inode: int, _changed: int) -> dict[int, str]:
     """``root:x:0:0:root:/root:/bin/bash`` -> {0: "root"}; of several names for one uid the first counts, as in libc."""
     names: dict[int, str] = {}
-    for line in PASSWD.read_text(errors="backslashreplace").splitlines():
+    for line in PASSWD.read_text(encoding="utf-8", errors="backslashreplace").split("\n"):
         columns = line.split(":")
         if len(columns) > 2 and columns[2].isdecimal():
             names.setdefault(int(columns[2]), columns[0])

@@ -46,10 +46,16 @@ class NoSuchHook(AttachError):
     """The hook does not exist on this host: harmless where it is optional."""
 
 
-def check(hook: Hook) -> None:
-    """Raises NoSuchHook where a hook that is to be attached is not there; knows tracepoints only."""
-    if hook.family == "tracepoint":
-        _tracepoint_id(hook)
+def exists(hook: Hook) -> bool:
+    """Whether a hook is there, for the families where that can be known without attaching: tracepoints and uprobes."""
+    try:
+        if hook.family == "tracepoint":
+            _tracepoint_id(hook)
+        elif hook.family in ("uprobe", "uretprobe"):
+            _resolve(hook)
+    except NoSuchHook:
+        return False
+    return True
 
 
 def load_for(hook: Hook, name: str, instructions: bytes) -> int:
@@ -92,6 +98,8 @@ def attach(hook: Hook, program: int) -> int:
 def _explain(hook: Hook, number: int) -> str:
     if number == errno.ENOENT and hook.family in ("kprobe", "kretprobe"):
         return f"this kernel has no function {hook.target} that can be probed"
+    if number == errno.E2BIG:
+        return "there are as many programs as the kernel takes on one hook (64)"
     if number == errno.EADDRNOTAVAIL:
         return f"{hook.target} is not a function that the kernel lets be probed"
     if number in (errno.EPERM, errno.EACCES) and hook.family in ("fentry", "fexit"):
@@ -133,8 +141,7 @@ def _kprobe(hook: Hook, program: int) -> int:
 
 def _uprobe(hook: Hook, program: int) -> int:
     kind, return_bit = _pmu("uprobe")
-    module, _, symbol = hook.target.rpartition(":")
-    path, offset = _resolve(hook, module, symbol)
+    path, offset = _resolve(hook)
     name = ctypes.create_string_buffer(path.encode())
     config = return_bit if hook.family == "uretprobe" else 0
     return _perf_event(kind, config, program, ctypes.addressof(name), offset)
@@ -151,8 +158,9 @@ class _Symbol(ctypes.Structure):
     ]
 
 
-def _resolve(hook: Hook, module: str, symbol: str) -> tuple[str, int]:
-    """Returns the file that has a symbol and the symbol's offset in it. A library may be named as ``libc``."""
+def _resolve(hook: Hook) -> tuple[str, int]:
+    """Returns the file that has a uprobe's symbol and the symbol's offset in it. A library may be named as ``libc``."""
+    module, _, symbol = hook.target.rpartition(":")
     bcc = ctypes.CDLL("libbcc.so.0")
     bcc.bcc_resolve_symname.argtypes = [
         ctypes.c_char_p,

@@ -5,40 +5,54 @@ Bytecode depends on the C, the kernel's types, the recipe of the headers, and BC
 The folder is root's alone (``headers.cache`` sees to it), so what is unpickled is what was pickled here.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import pickle
 import re
-import tempfile
 from pathlib import Path
 
 from exporter.loader import compile, headers
 from exporter.loader.bytecode import Bytecode
 
-KEPT = 64  # compiled probes, those used last
+_DIGEST = hashlib.sha256().digest_size
 
 
 def compiled(name: str, source: str) -> Bytecode:
-    """Returns the bytecode of a probe's whole C: kept from before, or compiled and kept. Raises ProbeError."""
+    """Returns the bytecode of a probe's whole C: kept from before, or compiled and kept. Raises ProbeError.
+
+    That it can't be kept, on a full disk say, is no harm but the next start's second.
+    """
     kernel_source = headers.prepare()
     file = headers.cache() / f"bytecode-{_key(source, kernel_source)}"
     kept = _read(file)
     if kept is not None:
-        os.utime(file)
+        with contextlib.suppress(OSError):  # a cache that is read-only
+            os.utime(file)
         return kept
     fresh = compile.compile_source(name, source, kernel_source)
-    with tempfile.NamedTemporaryFile(dir=headers.cache(), delete=False) as work:
-        pickle.dump(fresh, work)
-    Path(work.name).rename(file)
-    headers.sweep("bytecode-*", KEPT)
+    with contextlib.suppress(OSError):
+        _write(file, fresh)
+        headers.sweep("bytecode-*")
     return fresh
+
+
+def _write(file: Path, fresh: Bytecode) -> None:
+    data = pickle.dumps(fresh)
+    work = file.with_name(f"tmp-{file.name}-{os.getpid()}")
+    try:
+        work.write_bytes(hashlib.sha256(data).digest() + data)
+        work.rename(file)
+    finally:
+        work.unlink(missing_ok=True)
 
 
 def _key(source: str, kernel_source: str) -> str:
     # where the C lies is for the compiler's messages alone
     bare = re.sub(r'^#line 1 ".*"$', "", source, flags=re.MULTILINE)
-    parts = [bare, headers.kernel_id(), kernel_source, _bcc(), Path(compile.__file__).read_text()]
+    ours = [Path(__file__).with_name(name).read_text() for name in ("compile.py", "bytecode.py")]
+    parts = [bare, headers.kernel_id(), kernel_source, _bcc(), *ours]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -53,9 +67,10 @@ def _bcc() -> str:
 
 def _read(file: Path) -> Bytecode | None:
     try:
-        kept = pickle.loads(file.read_bytes())
-    except FileNotFoundError:
+        data = file.read_bytes()
+    except OSError:
         return None
-    except (OSError, pickle.PickleError, EOFError, AttributeError, ImportError, IndexError, ValueError):
-        return None  # cut short, or another version's: compiled again and replaced
+    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:  # cut short, or its disk is failing: compiled again
+        return None
+    kept = pickle.loads(data[_DIGEST:])
     return kept if isinstance(kept, Bytecode) else None

@@ -6,7 +6,7 @@ For the metrics ``ebpf_file_io_bytes_total`` and ``ebpf_file_io_operations_total
     struct file_io_bytes_key { u8 op; …; char comm[16]; char file[64]; };
     enum { FILE_IO_OP_READ, FILE_IO_OP_WRITE };
     #define WITH_file 1                                  // 0: the config left this label out
-    void file_io_bytes_add(struct file_io_bytes_key *key, u64 file_io_bytes, u64 file_io_operations);
+    void file_io_bytes_add(struct file_io_bytes_key *key, u64 n_file_io_bytes, u64 n_file_io_operations);
 
 and for a histogram ``NAME_observe(key, value)``. Labels that the running task gives (comm, user, …) are filled in by
 these functions. Where a table is full, the event is counted under its bounded labels alone, and where that fails too,
@@ -56,7 +56,13 @@ BPF_ARRAY(writing, u32, 1);
 
 def source(probe: Probe) -> str:
     """Returns the whole C of a probe: prelude, generated part, its own file with its own line numbers."""
-    parts = ["/* generated from " + probe.declaration.name + " */", _switches(probe), PRELUDE, _enums(probe)]
+    parts = [
+        f'#line 1 "{_escaped(str(probe.declaration))} (generated)"',
+        "/* generated from " + probe.declaration.name + " */",
+        _switches(probe),
+        PRELUDE,
+        _enums(probe),
+    ]
     parts += [_table(table, map_entries(probe)) for table in probe.tables]
     parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
     parts.append(probe.source.read_text(encoding="utf-8", errors="replace"))
@@ -106,11 +112,16 @@ def _member(field: Field, kind: Kind | None) -> str:
     return f"    {c_type} {field.name}{bracket}{count};"
 
 
+def _parameter(value: str) -> str:
+    """The parameter of a counting function, whatever a metric is called: ``n_file_io_bytes``."""
+    return f"n_{value}"
+
+
 def _table(table: Table, entries: int) -> str:
     name = table.name
     members = "\n".join(_member(field, field.kind) for field in table.fields)
     described = ", ".join(metric.name for metric in table.metrics)
-    parameters = "u64 value" if table.histogram else ", ".join(f"u64 {value}" for value in table.values)
+    parameters = "u64 value" if table.histogram else ", ".join(f"u64 {_parameter(value)}" for value in table.values)
     verb = "observe" if table.histogram else "add"
     head = f"static __always_inline void {name}_{verb}(struct {name}_key *key, {parameters})"
     offsets = "\n".join(
@@ -157,7 +168,7 @@ def _body(table: Table) -> str:
         ]
         added = ["1", "value"]
     else:
-        added = list(table.values)
+        added = [_parameter(value) for value in table.values]
     adds = [f"lock_xadd(&{{at}}->v[{index}], {amount});" for index, amount in enumerate(added)]
 
     def choose(map_name: str, key_type: str, target: str, start: str) -> list[str]:

@@ -6,6 +6,7 @@ claims the include guard of BCC's ``bpf.h`` and brings in ``vmlinux.h``, all typ
 Without BTF, BCC finds installed headers by itself.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -14,13 +15,14 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from exporter.errors import HeadersError
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 CACHE = Path("/var/cache/ebpf-exporter")
-KEPT_TREES = 4  # of 3 MB each; a host that goes back and forth between kernels has them
+KEPT_SECONDS = 30 * 24 * 3600.0  # a host that goes back and forth between kernels compiles once for each
 
 # BCC's helpers.h includes them; what they would bring is in vmlinux.h.
 _EMPTY = (
@@ -90,22 +92,38 @@ def prepare() -> str:
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
     tree = cache() / f"headers-{kernel_id()}-{recipe}"
     if not tree.exists():
-        with tempfile.TemporaryDirectory(dir=cache()) as work:
-            made = Path(work) / "tree"
-            _make(made)
-            try:
-                made.rename(tree)
-            except OSError:
-                if not tree.exists():  # else another process was faster, with the same result
-                    raise
-        sweep("headers-*", KEPT_TREES)
+        try:
+            _make_whole(tree)
+        except OSError as error:
+            raise HeadersError(f"cannot write {tree}: {error.strerror}") from error
+    with contextlib.suppress(OSError):
+        os.utime(tree)
     return str(tree)
 
 
-def sweep(pattern: str, kept: int) -> None:
-    """Removes from the cache what matches a pattern, but for so many of the newest."""
-    found = sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime)
-    for path in found[:-kept]:
+def _make_whole(tree: Path) -> None:
+    """Makes a tree under another name and renames it: who finds it finds all of it."""
+    with tempfile.TemporaryDirectory(dir=tree.parent, prefix="tmp-") as work:
+        made = Path(work) / "tree"
+        _make(made)
+        try:
+            made.rename(tree)
+        except OSError:
+            if not tree.exists():  # else another process was faster, with the same result
+                raise
+    sweep("headers-*")
+    sweep("tmp*")
+
+
+def sweep(pattern: str) -> None:
+    """Removes from the cache what matches a pattern and was not used for a month."""
+    for path in cache().glob(pattern):
+        try:
+            unused = time.time() - path.stat().st_mtime
+        except OSError:  # another process was faster
+            continue
+        if unused < KEPT_SECONDS:
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -92,12 +92,8 @@ def _attach(
                 raise CompileError(f"{probe.source} has no function {program.name} that is not static")
             instructions = relocate(bytecode.programs[program.name], maps.__getitem__)
             for hook in program.hooks:
-                try:
-                    attach.check(hook)
-                except attach.NoSuchHook:
-                    if hook.optional:
-                        continue
-                    raise
+                if hook.optional and not attach.exists(hook):
+                    continue
                 name = program.name
                 if name in programs and hook.family in ("fentry", "fexit"):
                     name = f"{program.name}@{hook.target}"

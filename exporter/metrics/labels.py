@@ -29,6 +29,11 @@ class KeyText:
             (label, places[label.name].offset, places[label.name].offset + label.kind.size) for label in table.labels
         ]
 
+    @property
+    def all_bounded(self) -> bool:
+        """Whether no label is unbounded: ``bounded`` and ``own`` are the same then."""
+        return all(label.kind.bounded for label, _, _ in self._labels)
+
     def own(self, key: bytes) -> str:
         """Returns the labels of a key. Two keys may have the same text: they are one series then."""
         return ",".join(f'{label.name}="{escape(label.kind.decode(key[a:b]))}"' for label, a, b in self._labels)

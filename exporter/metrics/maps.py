@@ -59,10 +59,10 @@ class ProbeMaps:
         old = self._half ^ 1
         for series, (drain, drain_overflow) in zip(self.tables, self._drains, strict=True):
             name = series.table.name
-            for keys, values, _ in drain(self._fds[f"{name}_{old}"]):
+            for keys, values in drain(self._fds[f"{name}_{old}"]):
                 series.add(keys, values)
             if series.table.bounded_size:
-                for keys, values, _ in drain_overflow(self._fds[f"{name}_over_{old}"]):
+                for keys, values in drain_overflow(self._fds[f"{name}_over_{old}"]):
                     series.add_overflow(keys, values)
             self._drain_rest(series, old)
             series.settle()

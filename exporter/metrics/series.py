@@ -9,6 +9,7 @@ as well, ``number * buckets + bucket``. A read changes some slots, and only the 
 import struct
 from typing import cast
 
+from exporter.loader.codegen import OVERFLOW_ENTRIES
 from exporter.metrics.budget import Budget
 from exporter.metrics.labels import KeyText
 from exporter.probe import Metric, Table
@@ -23,11 +24,12 @@ class Series:
         self.table = table
         self.overflowed = 0
         self.folded = 0
-        self._max_series = max_series
         first, last = table.metrics[0].exponents
         self._slots = last - first + 2 if table.histogram else 1
         self._bucket_at = next((field.offset for field in table.fields if field.name == "bucket"), 0)
         self._text = KeyText(table)
+        # bounded labels are never folded for the budget, only where they turn out not to be bounded at all
+        self._limit = max(max_series, OVERFLOW_ENTRIES) if self._text.all_bounded else max_series
         self._budget = Budget(max_series)
         self._of_key: dict[bytes, int] = {}
         self._of_bounded: dict[bytes, int] = {}
@@ -133,8 +135,10 @@ class Series:
 
     def _slot_of(self, key: bytes, amount: int) -> int:
         """Returns the slot of a key that had none: its own, if the budget has room, else that of its ``(other)``."""
-        if len(self._own) >= self._max_series and not self._shares(key):
+        if len(self._own) >= self._limit and not self._shares(key):
             self.folded += 1
+            if self._text.all_bounded:  # its bounded labels alone would be the series that there is no room for
+                return self._number(self._text.other(), b"") * self._slots + self._bucket(key)
             self._budget.seen(key, amount)
             return self._bounded_slot(key[: self.table.bounded_size])
         slot = self._of_key[key] = self._slot(self._text.own(key), key)
@@ -147,6 +151,8 @@ class Series:
     def _bounded_slot(self, key: bytes) -> int:
         slot = self._of_bounded.get(key)
         if slot is None:
+            if len(self._of_bounded) >= OVERFLOW_ENTRIES:  # what is called bounded is not: nothing of it is known then
+                return self._number(self._text.other(), b"") * self._slots + self._bucket(key)
             text = self._text.bounded(key)
             slot = self._of_bounded[key] = self._number(text, b"") * self._slots + self._bucket(key)
         return slot

@@ -21,6 +21,7 @@ import h11
 from exporter.web.negotiation import accepts_gzip
 
 MAX_CONNECTIONS = 256
+MAX_SENDING_BYTES = 64 * 1024 * 1024  # of answers that clients have still to take
 MAX_HEADER_BYTES = 16 * 1024
 REQUEST_SECONDS = 10.0  # for a request to arrive once it has begun, and for the first to begin
 IDLE_SECONDS = 120.0  # between requests: a Prometheus that scrapes each minute keeps its connection
@@ -45,10 +46,11 @@ Handler = Callable[[str, Mapping[str, str]], Awaitable[Response]]  # path withou
 
 @dataclass(eq=False)
 class _Connection:
-    """One client: its task, and since when nothing has come from it."""
+    """One client: its task, since when nothing has come from it, and what it has still to take."""
 
     task: "asyncio.Task[None]"
     silent_since: float
+    sending: int = 0  # bytes of the answer that it is taking
 
 
 class Server:
@@ -96,11 +98,23 @@ class Server:
             if request is None:
                 return
             response = await self._respond(request)
+            self._make_room(connection, len(response.body))
             await self._send(protocol, writer, response, request)
+            connection.sending = 0
             if protocol.our_state is not h11.DONE or protocol.their_state is not h11.DONE:
                 return
             protocol.start_next_cycle()
             patience = IDLE_SECONDS
+
+    def _make_room(self, connection: _Connection, size: int) -> None:
+        """Lets go of who is longest in taking an answer, where all that is being sent would be too much to hold."""
+        connection.sending = size
+        senders = [other for other in self._connections if other.sending]
+        while len(senders) > 1 and sum(other.sending for other in senders) > MAX_SENDING_BYTES:
+            slowest = min(senders, key=lambda other: (other is connection, other.silent_since))
+            slowest.sending = 0
+            slowest.task.cancel()
+            senders.remove(slowest)
 
     async def _request(
         self, connection: _Connection, protocol: h11.Connection, reader: asyncio.StreamReader, patience: float
@@ -133,7 +147,10 @@ class Server:
             key = name.decode("latin-1").lower()
             text = value.decode("latin-1")
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        path = urlsplit(request.target.decode("latin-1")).path
+        try:
+            path = urlsplit(request.target.decode("latin-1")).path
+        except ValueError:  # http://[ and its like
+            return Response(HTTPStatus.BAD_REQUEST, b"Bad request.\n")
         try:
             response = await self._handler(path, headers)
         except Exception:

@@ -114,6 +114,29 @@ def test_a_worker_that_ends_is_started_again_and_nothing_is_lost(tmp_path: Path,
     assert count(samples, "ebpf_exporter_worker_restarts_total") == 1
 
 
+def test_a_worker_that_does_not_listen_is_replaced(tmp_path: Path) -> None:
+    """A worker that is stopped while there is more to tell it than a socket holds is ended, and another one serves."""
+    folder = tmp_path / "probes"
+    words = "".join(f'#warning "{"x" * 900} {number}"\n' for number in range(400))
+    pair(folder, "wordy", f"{words}int on_exec(void *args)\n{{\n    return nonsense;\n}}\n")
+    others: dict[str, object] = {f"bad_{number}": {} for number in range(8)}
+    for name in others:
+        pair(folder, name, f"{words}int on_exec(void *args)\n{{\n    return nonsense;\n}}\n")
+    probes: dict[str, object] = {"wordy": {}, **others, "xdp": {"interfaces": ["ebpf-none0"]}}
+    with Daemon(probes, folder=folder) as daemon:
+        assert len(daemon.status("wordy")["details"]) == 64 * 1024
+        first = daemon.worker_pid()
+        ended = os.pidfd_open(first)
+        os.kill(first, signal.SIGSTOP)
+        subprocess.run(["ip", "link", "add", "ebpf-none0", "type", "veth", "peer", "name", "ebpf-none1"], check=True)
+        try:
+            assert select.select([ended], [], [], SOON + 10)[0]
+            daemon.wait_for(lambda: daemon.status("xdp")["state"] == "running", "a worker that knows")
+        finally:
+            subprocess.run(["ip", "link", "del", "ebpf-none0"], check=True)
+            os.close(ended)
+
+
 def test_bad_probes_fail_alone_with_file_line_and_words(tmp_path: Path, workload: Workload) -> None:
     """C that does not compile, a program that the verifier refuses, a hook that is not there: each has its reason."""
     folder = tmp_path / "probes"

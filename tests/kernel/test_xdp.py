@@ -2,6 +2,7 @@
 """The probe xdp against packets sent one by one through a veth pair between two network namespaces."""
 
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -161,6 +162,64 @@ def test_the_default_is_the_interface_of_the_default_route() -> None:
         assert [hook.split()[0] for _, hook in status["attachments"]] == [f"xdp:{device}"]
     else:
         assert status["reason"] == "there is no default route: name the interfaces"
+
+
+def test_an_interface_whose_name_is_no_text() -> None:
+    """A default route through an interface whose name is no UTF-8 is followed; the page stays a page."""
+    name = b"ebpf-\xff"
+    with link("ebpf-t4") as pair:
+        ip("link", "set", "ebpf-t4", "down")
+        subprocess.run([b"ip", b"link", b"set", b"ebpf-t4", b"name", name], check=True)
+        pair.name = os.fsdecode(name)
+        try:
+            subprocess.run([b"ip", b"link", b"set", name, b"up"], check=True)
+            subprocess.run([b"ip", b"address", b"add", b"10.123.0.1/24", b"dev", name], check=True)
+            with Daemon({"xdp": {"interfaces": ["auto", "ebpf-*"]}}) as daemon:
+                pair.send([ipv4(17)] * 5)
+                samples = daemon.samples()
+                hooks = [hook for _, hook in daemon.status("xdp")["attachments"]]
+        finally:
+            subprocess.run([b"ip", b"link", b"del", name], check=True)
+    assert count(samples, PACKETS, interface="ebpf-\\xff") == 5
+    assert "xdp:ebpf-\\xff (native)" in hooks
+
+
+def test_an_index_that_came_back_as_another_interface() -> None:
+    """An interface that was replaced by one of the same index while nobody looked is attached to again."""
+    with link("ebpf-t5") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t5"]}}) as daemon:
+        assert daemon.process is not None
+        index = socket.if_nametoindex("ebpf-t5")
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        try:
+            ip("link", "del", "ebpf-t5")
+            ip(
+                "link",
+                "add",
+                "ebpf-t5",
+                "index",
+                str(index),
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "peer",
+                "netns",
+                pair.namespace,
+            )
+            ip("-n", pair.namespace, "link", "set", "peer", "addrgenmode", "none")
+            ip("link", "set", "ebpf-t5", "addrgenmode", "none")
+            ip("-n", pair.namespace, "link", "set", "peer", "up")
+            ip("link", "set", "ebpf-t5", "up")
+        finally:
+            os.kill(daemon.process.pid, signal.SIGCONT)
+
+        def attached() -> bool:
+            shown = subprocess.run(["ip", "link", "show", "ebpf-t5"], check=True, capture_output=True, text=True).stdout
+            return "prog/xdp" in shown
+
+        daemon.wait_for(attached, "XDP on the new interface")
+        pair.send([ipv4(17)] * 7)
+        assert count(daemon.samples(), PACKETS, interface="ebpf-t5") == 7
 
 
 def test_a_program_of_somebody_else_is_left_where_it_is() -> None:

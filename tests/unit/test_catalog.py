@@ -205,19 +205,30 @@ def test_all_problems_at_once(write: Write) -> None:
     """A fault of one probe hides none of another's, nor a fault of the same."""
     found = problems(write, "{absent: {}, file_opens: {labels: [x, y], mode: auto}, xdp: {labels: [z]}}", "[nowhere]")
     assert [problem.split(": ")[1] for problem in found] == [
+        "probe_folders.0",
         "probes.absent",
         "probes.file_opens.labels.0",
         "probes.file_opens.labels.1",
         "probes.file_opens.mode",
         "probes.xdp.labels.0",
-        "probe_folders.0",
+    ]
+
+
+def test_a_fault_of_the_form_hides_none_of_the_matter(write: Write) -> None:
+    """An unknown setting and an unknown probe are told together, each with its line."""
+    found = problems(write, "{absent: {}, xdp: {foo: 1}, file_opens: {labels: [x]}}", "3")
+    assert [problem.split(": ")[1] for problem in found] == [
+        "probe_folders",
+        "probes.xdp.foo",
+        "probes.absent",
+        "probes.file_opens.labels.0",
     ]
 
 
 def test_a_folder_that_is_none(write: Write, tmp_path: Path) -> None:
     """A probe folder that does not exist is told, with its line."""
     assert problems(write, "{xdp: {}}", "[nowhere]") == [
-        "config.yaml:1: probe_folders.0: nowhere is not a folder",
+        "config.yaml:1: probe_folders.0: nowhere is not a folder that can be read",
     ]
     assert not (tmp_path / "nowhere").exists()
 
@@ -228,7 +239,7 @@ def test_a_metric_of_two_probes(write: Write) -> None:
         write(f"mine/{name}.yaml", YAML)
         write(f"mine/{name}.c", C)
     assert problems(write, "{one: {}, two: {}}") == [
-        "mine/two.yaml: ebpf_things_total is already a metric of the probe one"
+        "mine/two.yaml: ebpf_things_total cannot be told from ebpf_things_total of the probe one: rename it"
     ]
 
 

@@ -14,6 +14,14 @@ from .conftest import Write
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def problems(path: Path) -> str:
+    """All that is told of a config: in what was read of it, or instead of it."""
+    try:
+        return str(ConfigError(list(config.load(path).problems)))
+    except ConfigError as error:
+        return str(error)
+
+
 def test_defaults(write: Write) -> None:
     """A config that only names a probe listens on localhost:9435 and reads every five seconds."""
     found = config.load(write("config.yaml", "probes: {file_opens: {}}\n"))
@@ -83,19 +91,17 @@ def test_address(write: Write, text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address(write: Write, text: str, found: str) -> None:
     """What is not HOST:PORT is refused with examples of what is."""
     path = write("config.yaml", f"probes: {{a: {{}}}}\nlisten:\n- '{text}'\n")
-    with pytest.raises(ConfigError) as caught:
-        config.load(path)
+    told = problems(path)
     expected = "HOST:PORT, such as localhost:9435, [::1]:9435 or :9435 for all addresses"
-    assert str(caught.value) == f"{path}:3: listen.0: expected {expected}, found {found}"
+    assert told == f"{path}:3: listen.0: expected {expected}, found {found}"
 
 
 @pytest.mark.parametrize("port", [0, 65536, 99999])
 def test_port_out_of_range(write: Write, port: int) -> None:
     """A port that does not exist is refused, with its line."""
     path = write("config.yaml", f"probes: {{a: {{}}}}\nlisten:\n- ':1'\n- ':{port}'\n")
-    with pytest.raises(ConfigError) as caught:
-        config.load(path)
-    assert str(caught.value) == f"{path}:4: listen.1: expected a port from 1 to 65535, found {port}"
+    told = problems(path)
+    assert told == f"{path}:4: listen.1: expected a port from 1 to 65535, found {port}"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("5s", 5.0), ("1m", 60.0), ("999999ms", 999.999)])
@@ -124,9 +130,8 @@ def test_interval(write: Write, text: str, seconds: float) -> None:
 def test_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
     """A setting of a wrong form is told with file, line, what is expected and what was found."""
     path = write("config.yaml", f"{text}\nprobes: {{a: {{}}}}\n")
-    with pytest.raises(ConfigError) as caught:
-        config.load(path)
-    assert str(caught.value) == f"{path}:{problem}"
+    told = problems(path)
+    assert told == f"{path}:{problem}"
 
 
 @pytest.mark.parametrize(
@@ -152,9 +157,8 @@ def test_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
 def test_probe_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
     """A probe's setting of a wrong form is told with file and line."""
     path = write("config.yaml", f"probes:\n  a:\n    {text}\n")
-    with pytest.raises(ConfigError) as caught:
-        config.load(path)
-    assert str(caught.value) == f"{path}:3: probes.a.{problem}"
+    told = problems(path)
+    assert told == f"{path}:3: probes.a.{problem}"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +177,5 @@ def test_probe_setting_of_a_wrong_form(write: Write, text: str, problem: str) ->
 def test_probes_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
     """A config that names no probes, or names them wrongly, is told so."""
     path = write("config.yaml", text)
-    with pytest.raises(ConfigError) as caught:
-        config.load(path)
-    assert str(caught.value) == f"{path}:{problem}"
+    told = problems(path)
+    assert told == f"{path}:{problem}"

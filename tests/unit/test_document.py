@@ -98,7 +98,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("? [a, b]\n: 1\n", "1: a key must be a plain word"),
         ("a: &a [1, *a]\n", " not YAML: an alias that repeats without end"),
         (BOMB, " not YAML: an alias that repeats without end"),
-        ("a: \x01\n", " not YAML: unacceptable character"),
+        ("a: \x01\n", "1: not YAML: special characters are not allowed"),
         ("[" * 2000, " not YAML: maximum recursion depth exceeded"),
     ],
 )

@@ -24,7 +24,7 @@ NO_ROUTE = "there is no default route: name the interfaces"
         (("auto",), ["eth1"], {3: "eth1"}, []),
         (("auto", "lo"), ["eth0", "eth1"], {2: "eth0", 3: "eth1", 1: "lo"}, []),
         (("auto",), [], {}, [NO_ROUTE]),
-        (("auto",), ["ppp0"], {}, []),  # it went between the two looks: the next look finds it out
+        (("auto",), ["ppp0"], {}, [NO_ROUTE]),  # it went between the two looks, or is `*`, of an unreachable route
         (("auto", "wlan0"), [], {}, [NO_ROUTE, "there is no interface wlan0"]),
         (("ETH0",), [], {}, ["there is no interface ETH0"]),
         ((), [], {}, []),

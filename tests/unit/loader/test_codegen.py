@@ -135,7 +135,7 @@ def test_a_table_that_is_left_out_has_no_maps(source: Path) -> None:
     """The C may go on to count what the config left out: it does nothing and takes no memory."""
     text = codegen.source(probe(counter("ebpf_a_total", label("op", OP), chosen=False), source=source))
     assert "BPF_TABLE" not in text
-    assert "void a_add(struct a_key *key, u64 a) { }" in text
+    assert "void a_add(struct a_key *key, u64 n_a) { }" in text
 
 
 SHAPES: list[tuple[Label, ...]] = [

@@ -4,6 +4,7 @@
 import os
 import platform
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -158,15 +159,13 @@ def test_another_build_is_another_kernel(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert headers.kernel_id() == found[-1]
 
 
-def test_sweep_keeps_the_newest(cache: Path) -> None:
-    """Old generations go, the newest stay, and what is not of the pattern is left alone."""
-    for age in range(8):
-        path = cache / f"headers-{age}"
+def test_sweep_keeps_what_was_used(cache: Path) -> None:
+    """What was not used for a month goes, the rest stays, and what is not of the pattern is left alone."""
+    for name, age in (("headers-old", headers.KEPT_SECONDS + 60), ("headers-new", 60), ("other", 2e9)):
+        path = cache / name
         path.mkdir(parents=True)
         (path / "file").touch()
-        os.utime(path, (1000 - age, 1000 - age))
+        os.utime(path, (time.time() - age, time.time() - age))
     cache.chmod(0o700)
-    (cache / "other").mkdir()
-    headers.sweep("headers-*", 5)
-    kept = {f"headers-{age}" for age in range(5)} | {"other"}
-    assert {path.name for path in cache.iterdir()} == kept
+    headers.sweep("headers-*")
+    assert {path.name for path in cache.iterdir()} == {"headers-new", "other"}

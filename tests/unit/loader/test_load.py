@@ -40,15 +40,16 @@ class Kernel:
             raise OSError(22, "Invalid argument")
         return self._open(f"map {name}")
 
-    def check(self, hook: Hook) -> None:
-        if str(hook) in self.absent:
-            raise attach.NoSuchHook(f"no {hook}")
+    def exists(self, hook: Hook) -> bool:
+        return str(hook) not in self.absent
 
     def load_for(self, hook: Hook, name: str, instructions: bytes) -> int:
         del instructions
         return self._open(f"program {name} for {hook.family}")
 
     def attach(self, hook: Hook, program: int) -> int:
+        if str(hook) in self.absent:
+            raise attach.NoSuchHook(f"no {hook}")
         if str(hook) in self.refused:
             raise AttachError(f"refused {hook}", "its words")
         return self._open(f"{self.opened[program]} at {hook}")
@@ -58,7 +59,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     stand_in = Kernel()
     monkeypatch.setattr(libbpf, "map_create", stand_in.map_create)
-    for name in ("check", "load_for", "attach"):
+    for name in ("exists", "load_for", "attach"):
         monkeypatch.setattr(attach, name, getattr(stand_in, name))
     yield stand_in
     for fd in stand_in.opened:

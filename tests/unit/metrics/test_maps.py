@@ -39,11 +39,11 @@ class Kernel:
         [index] = struct.unpack("=I", at)
         return self.cells.get((fd, index), bytes(value_size))
 
-    def drain(self, key_size: int, value_size: int, fd: int) -> Iterator[tuple[memoryview, memoryview, int]]:
+    def drain(self, key_size: int, value_size: int, fd: int) -> Iterator[tuple[memoryview, memoryview]]:
         self.diary.append(f"drain {fd}")
         for found, value in self.hashes.pop(fd, []):
             assert (len(found), len(value)) == (key_size, value_size)
-            yield memoryview(found), memoryview(value), 1
+            yield memoryview(found), memoryview(value)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
             assert entries > 0
             self.sizes = key_size, value_size
 
-        def __call__(self, fd: int) -> Iterator[tuple[memoryview, memoryview, int]]:
+        def __call__(self, fd: int) -> Iterator[tuple[memoryview, memoryview]]:
             return stand_in.drain(*self.sizes, fd)
 
     monkeypatch.setattr(libbpf, "map_update", stand_in.map_update)
