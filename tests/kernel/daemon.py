@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +134,7 @@ class Daemon:
             if condition():
                 return
             self.get("/metrics")  # takes a read's time
-        pytest.fail(f"never came: {what}\n{self.log()}")
+        raise AssertionError(f"never came: {what}\n{self.log()}")
 
     def worker_pid(self) -> int:
         assert self.process is not None
