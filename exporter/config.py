@@ -130,7 +130,6 @@ def load(path: Path) -> Config:
     if document.fits(found.value.get("listen"), top["listen"]):
         problems.extend(_port_problems(found))
     probes = found.value.get("probes")
-    probe_schema = top["probes"]["additionalProperties"]
     return Config(
         document=found,
         listen=tuple(dict.fromkeys(map(_address, good(found.value, "listen", top["listen"], ["localhost:9435"])))),
@@ -139,12 +138,16 @@ def load(path: Path) -> Config:
             path.parent / item for item in good(found.value, "probe_folders", top["probe_folders"], [])
         ),
         probes={
-            name: _settings(good(probes, name, probe_schema, None) or {})
-            for name in (probes if isinstance(probes, dict) else {})
-            if document.fits(name, _NAME)
+            name: _settings({key: item for key, item in (settings or {}).items() if _fits_setting(key, item)})
+            for name, settings in (probes if isinstance(probes, dict) else {}).items()
+            if document.fits(name, _NAME) and (settings is None or isinstance(settings, dict))
         },
         problems=tuple(problems),
     )
+
+
+def _fits_setting(key: str, value: object) -> bool:
+    return key in SETTINGS and document.fits(value, SETTINGS[key])
 
 
 def _port_problems(found: Document) -> list[Problem]:

@@ -216,10 +216,11 @@ def test_all_problems_at_once(write: Write) -> None:
 
 def test_a_fault_of_the_form_hides_none_of_the_matter(write: Write) -> None:
     """An unknown setting and an unknown probe are told together, each with its line."""
-    found = problems(write, "{absent: {}, xdp: {foo: 1}, file_opens: {labels: [x]}}", "3")
+    found = problems(write, "{absent: {}, xdp: {foo: 1}, file_opens: {labels: [x], max_series: many}}", "3")
     assert [problem.split(": ")[1] for problem in found] == [
         "probe_folders",
         "probes.xdp.foo",
+        "probes.file_opens.max_series",
         "probes.absent",
         "probes.file_opens.labels.0",
     ]
