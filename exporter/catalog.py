@@ -170,7 +170,7 @@ def load(config: Config) -> list[Probe]:
             problems.extend(error.problems)
     problems.extend(_family_clashes(probes))
     if problems:
-        raise ConfigError(sorted(dict.fromkeys(problems), key=lambda problem: (str(problem.path), problem.line)))
+        raise ConfigError(sorted(set(problems)))
     return probes
 
 

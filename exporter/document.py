@@ -132,7 +132,7 @@ def validate(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     for error in _Validator(schema).iter_errors(document.value):
         problems.extend(_explain(document, error))
-    return sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
+    return sorted(set(problems))
 
 
 def fits(value: Any, schema: Mapping[str, Any]) -> bool:

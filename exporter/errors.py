@@ -21,9 +21,9 @@ class ExporterError(Exception):
     """Anything that a user is told in one line and without a traceback."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Problem:
-    """One fault in a user's file. ``line`` counts from 1; 0 stands for the file as a whole."""
+    """One fault in a user's file. ``line`` counts from 1; 0 stands for the file as a whole. Sorted by file and line."""
 
     path: Path
     line: int

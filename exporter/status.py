@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+MAX_DETAILS = 64 * 1024  # characters of a compiler's or the verifier's words that are kept and shown: the last ones
+
 
 @dataclass(frozen=True)
 class Attempt:

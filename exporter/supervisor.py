@@ -30,12 +30,11 @@ from exporter.loader.load import NothingHolds
 from exporter.metrics.maps import Barrier
 from exporter.network import Changes, XdpAttachments
 from exporter.probe import Probe
-from exporter.status import Loaded, ProbeStatus
+from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
 
 COMPILE_SECONDS = 120.0  # a compile takes one second; on an emulated machine, a quarter of a minute
 STOP_SECONDS = 5.0
 SEND_SECONDS = 5.0  # for the worker to take a message
-MAX_DETAILS = 64 * 1024  # characters of a compiler's or verifier's words that are kept and shown: the last ones
 SETTLE_SECONDS = 0.1  # interfaces and routes come in crowds: they are looked at once
 RETRY_SECONDS = 5.0  # for what is degraded: that another's XDP program went is told by nobody
 MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reason to go on for ever
@@ -210,11 +209,13 @@ class Supervisor:
     def _mount_tracefs(self) -> None:
         if any((root / "events").is_dir() for root in TRACEFS):
             return
-        mount = subprocess.run(["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])], capture_output=True, check=False)
-        if mount.returncode == 0:
+        command = ["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])]
+        try:
+            subprocess.run(command, capture_output=True, check=True)
             log.info("mounted tracefs on %s", TRACEFS[0])
-        else:
-            log.warning("tracefs is not mounted and cannot be: %s", mount.stderr.decode(errors="replace").strip())
+        except (OSError, subprocess.CalledProcessError) as error:
+            words = getattr(error, "stderr", b"").decode(errors="replace").strip()
+            log.warning("tracefs is not mounted and cannot be: %s", words or error)
 
     def _start_compiling(self) -> None:
         while self._waiting and len(self._compiling) < len(os.sched_getaffinity(0)):

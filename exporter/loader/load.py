@@ -10,7 +10,7 @@ from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
 from exporter.loader import attach, cache, codegen
 from exporter.loader.bytecode import Bytecode, Map, relocate
 from exporter.probe import Mechanism, Probe
-from exporter.status import Attempt, Loaded
+from exporter.status import MAX_DETAILS, Attempt, Loaded
 
 
 class NothingHolds(ProbeError):
@@ -48,7 +48,7 @@ def load(probe: Probe, bytecode: Bytecode) -> tuple[Loaded, list[int]]:
         try:
             programs, attachments = _attach(probe, mechanism, bytecode, maps)
         except ProbeError as error:
-            tried.append(Attempt(name, error.reason, error.details))
+            tried.append(Attempt(name, error.reason, error.details[-MAX_DETAILS:]))
             continue
         wanted = {"writing"}.union(*(codegen.map_names(table) for table in probe.tables if table.chosen))
         kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
