@@ -24,6 +24,7 @@ from exporter import libbpf, privileges, systemd, worker
 from exporter.channel import Channel
 from exporter.child import Child, isolated
 from exporter.errors import ExporterError, ProbeError, StartError
+from exporter.holder import hold
 from exporter.loader import load
 from exporter.loader.attach import TRACEFS
 from exporter.loader.load import NothingHolds
@@ -110,12 +111,11 @@ def _listening(family: int, address: Any) -> socket.socket:
 
 @dataclass
 class _Held:
-    """A probe that runs: the descriptors that must stay open, and what the worker is to be told and given."""
+    """A probe that runs: what the worker is to be told and given, and what holds XDP on interfaces."""
 
     probe: Probe
     loaded: Loaded
     shared: list[int]  # maps and programs
-    attachments: list[int]
     xdp: list[XdpAttachments] = field(default_factory=list)
 
 
@@ -246,7 +246,8 @@ class Supervisor:
 
     def _adopt(self, probe: Probe, loaded: Loaded, fds: list[int]) -> None:
         shared = len(loaded.maps) + len(loaded.programs)
-        held = _Held(probe, loaded, fds[:shared], fds[shared:])
+        held = _Held(probe, loaded, fds[:shared])
+        hold(fds[shared:])
         if probe.interfaces:
             programs = fds[len(loaded.maps) : shared]
             held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]
