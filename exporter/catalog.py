@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter import document, kinds
-from exporter.config import Config, Settings
+from exporter.config import NAME, Config, Settings
 from exporter.document import Document, Where, one_of
 from exporter.errors import ConfigError, Problem
 from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program
@@ -21,11 +21,6 @@ _C_KEYWORDS = frozenset(
 
 SHIPPED = Path(__file__).resolve().parent.parent / "bpf"
 
-_WORD = {
-    "type": "string",
-    "pattern": r"^[a-z][a-z0-9_]*$(?!\n)",
-    "description": "a name of small letters, digits and _",
-}
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "a list of labels and metrics"}
 _HOOK_NAME = {
     "type": "string",
@@ -61,7 +56,7 @@ _PROGRAM = {
 _MECHANISM = {
     "type": "object",
     "minProperties": 1,
-    "propertyNames": _WORD,
+    "propertyNames": NAME,
     "additionalProperties": _PROGRAM,
     "description": "C functions with their hooks, such as {on_exec: tracepoint:sched:sched_process_exec}",
 }
@@ -86,7 +81,7 @@ SCHEMA: dict[str, Any] = {
         },
         "options": {
             "type": "object",
-            "propertyNames": _WORD,
+            "propertyNames": NAME,
             "additionalProperties": {
                 "type": "object",
                 "additionalProperties": False,
@@ -127,7 +122,7 @@ SCHEMA: dict[str, Any] = {
                     },
                     "labels": {
                         "type": "object",
-                        "propertyNames": _WORD,
+                        "propertyNames": NAME,
                         "additionalProperties": {
                             "anyOf": [
                                 *_KIND["anyOf"],

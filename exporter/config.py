@@ -11,14 +11,14 @@ from exporter.document import Document
 from exporter.errors import ConfigError, Problem
 
 # $(?!\n): to Python, unlike JSON schema, $ also matches ahead of a last newline
-_NAME = {
+NAME = {
     "type": "string",
     "pattern": r"^[a-z][a-z0-9_]*$(?!\n)",
     "description": "a name of small letters, digits and _",
 }
 
 SETTINGS: dict[str, Any] = {
-    "labels": {"type": "array", "items": _NAME, "uniqueItems": True, "description": "a list of label names"},
+    "labels": {"type": "array", "items": NAME, "uniqueItems": True, "description": "a list of label names"},
     "metrics": {
         "type": "array",
         "items": {"type": "string"},
@@ -75,7 +75,7 @@ SCHEMA: dict[str, Any] = {
         "probes": {
             "type": "object",
             "minProperties": 1,
-            "propertyNames": _NAME,
+            "propertyNames": NAME,
             "additionalProperties": {
                 "type": ["object", "null"],
                 "additionalProperties": False,
@@ -140,7 +140,7 @@ def load(path: Path) -> Config:
         probes={
             name: _settings({key: item for key, item in (settings or {}).items() if _fits_setting(key, item)})
             for name, settings in (probes if isinstance(probes, dict) else {}).items()
-            if document.fits(name, _NAME) and (settings is None or isinstance(settings, dict))
+            if document.fits(name, NAME) and (settings is None or isinstance(settings, dict))
         },
         problems=tuple(problems),
     )

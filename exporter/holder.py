@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps attachments in threads that have a table of descriptors of their own.
 
-To detach from a tracepoint or a uprobe the kernel waits for a grace period, some 70 ms on a quiet machine, one after
-the other for all descriptors of a table. When the process ends, by kill -9 too, the threads' tables are closed side by
+To detach from a tracepoint or a uprobe the kernel waits for a grace period, one after the other for all descriptors
+of a table. When the process ends, by kill -9 too, the threads' tables are closed side by
 side: what would take the sum of all waits takes little more than the longest. Processes that are forked meanwhile
 inherit none of them.
 """
