@@ -16,6 +16,14 @@ FAMILIES = ("kprobe", "kretprobe", "fentry", "fexit", "tracepoint", "rawtracepoi
 
 OTHER = "(other)"  # what an unbounded label reads where its true value has no series
 
+MAP_ENTRIES = 10_240  # keys that a map can take between two reads, unless there may be more series than that
+OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels
+
+
+def map_entries(max_series: int) -> int:
+    """Returns how many keys each half of a table's maps holds: room for all series to change between two reads."""
+    return max(MAP_ENTRIES, max_series)
+
 
 @dataclass(frozen=True)
 class Hook:

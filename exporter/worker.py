@@ -124,7 +124,7 @@ class Worker:
         self._next_read = None
         self._read()
 
-    async def _page(self, wanted: Format) -> bytes:
+    async def _page(self, wanted: Format) -> list[bytes]:
         await self._fresh()
         metrics = [
             rendered

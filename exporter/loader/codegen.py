@@ -14,10 +14,7 @@ in a last cell: nothing is lost.
 """
 
 from exporter.kinds import Kind
-from exporter.probe import Field, Probe, Table
-
-MAP_ENTRIES = 10_240  # keys that a map can take between two reads, unless there may be more series than that
-OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels
+from exporter.probe import OVERFLOW_ENTRIES, Field, Probe, Table, map_entries
 
 PRELUDE = r"""
 /* what is in vmlinux.h, where there is no BTF and so no vmlinux.h */
@@ -63,7 +60,7 @@ def source(probe: Probe) -> str:
         PRELUDE,
         _enums(probe),
     ]
-    parts += [_table(table, map_entries(probe)) for table in probe.tables]
+    parts += [_table(table, map_entries(probe.max_series)) for table in probe.tables]
     parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
     parts.append(probe.source.read_text(encoding="utf-8", errors="replace"))
     return "\n".join(parts) + "\n"
@@ -92,11 +89,6 @@ def _enums(probe: Probe) -> str:
         if label.kind.values
     }
     return "\n".join(lines)
-
-
-def map_entries(probe: Probe) -> int:
-    """Returns how many keys each half of a probe's tables holds: room for all series to change between two reads."""
-    return max(MAP_ENTRIES, probe.max_series)
 
 
 def map_names(table: Table) -> list[str]:

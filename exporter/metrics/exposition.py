@@ -44,8 +44,19 @@ def head(metric: Metric, wanted: Format) -> str:
     return f"# HELP {name} {help_text}\n# TYPE {name} {metric.type}\n"
 
 
-def page(metrics: Iterable[tuple[Metric, bytes]], own: CollectorRegistry, wanted: Format) -> bytes:
-    """Returns the page: probes' metrics with the lines of their series, then the exporter's own."""
-    parts = [part for metric, lines in metrics for part in (head(metric, wanted).encode(), lines)]
+_LARGE = 64 * 1024  # bytes; lines of so many are passed on as they are, for to join them is to copy them
+
+
+def page(metrics: Iterable[tuple[Metric, bytes]], own: CollectorRegistry, wanted: Format) -> list[bytes]:
+    """Returns the page, in parts: probes' metrics with the lines of their series, then the exporter's own."""
+    parts: list[bytes] = []
+    small: list[bytes] = []
+    for metric, lines in metrics:
+        small.append(head(metric, wanted).encode())
+        if len(lines) < _LARGE:
+            small.append(lines)
+        else:
+            parts += [b"".join(small), lines]
+            small.clear()
     generate = generate_openmetrics if wanted.openmetrics else generate_latest
-    return b"".join([*parts, generate(own)])
+    return [*parts, b"".join([*small, generate(own)])]

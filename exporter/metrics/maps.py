@@ -9,9 +9,8 @@ is an update of an array of maps, from which the kernel returns only after every
 import struct
 
 from exporter import libbpf
-from exporter.loader.codegen import OVERFLOW_ENTRIES, map_entries
 from exporter.metrics.series import Series
-from exporter.probe import Probe
+from exporter.probe import OVERFLOW_ENTRIES, Probe, map_entries
 
 _FIRST = struct.pack("=I", 0)
 
@@ -43,7 +42,7 @@ class ProbeMaps:
         self.tables = [Series(table, probe.max_series) for table in probe.tables if table.chosen]
         self._drains = [
             (
-                libbpf.Drain(series.table.key_size, 8 * len(series.table.values), map_entries(probe)),
+                libbpf.Drain(series.table.key_size, 8 * len(series.table.values), map_entries(probe.max_series)),
                 libbpf.Drain(series.table.bounded_size, 8 * (len(series.table.values) + 1), OVERFLOW_ENTRIES),
             )
             for series in self.tables

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Totals of one table's series, and their lines on the page.
 
-A series has a number; its totals, and for each metric the head of its line, are at that place of a list.
+A series has a number; its totals are at that place of an array, its lines at that place of a template.
 A key of the kernel's map leads to a slot: the series' number for a counter; for a histogram, whose keys hold the bucket
 as well, ``number * buckets + bucket``. A read changes some slots, and only the text around those is made again.
 """
 
 import struct
+from array import array
+from collections.abc import Iterable, MutableSequence
+from itertools import accumulate
 from typing import cast
 
-from exporter.loader.codegen import OVERFLOW_ENTRIES
 from exporter.metrics.budget import Budget
 from exporter.metrics.labels import KeyText
-from exporter.probe import Metric, Table
+from exporter.probe import OVERFLOW_ENTRIES, Metric, Table
 
 
 class Series:
@@ -36,7 +38,8 @@ class Series:
         self._of_text: dict[str, int] = {}
         self._keys: list[bytes] = []  # of each series the first key; of an (other) one, none
         self._own: list[int] = []  # numbers of the series that are no (other)
-        self._totals: tuple[list[int], ...] = tuple([] for _ in table.values)
+        # arrays, for of numbers that lie side by side more are in the processor's caches
+        self._totals: list[MutableSequence[int]] = [array("Q") for _ in table.values]
         self._columns = [_Column(metric, index) for index, metric in enumerate(table.metrics) if metric.chosen]
         self._changed: set[int] = set()  # since the page was last made
         self._key = struct.Struct(f"{table.key_size}s")
@@ -60,13 +63,11 @@ class Series:
                 if slot is None:
                     slots[at] = self._slot_of(names[at], columns[0][at])
         known = cast("list[int]", slots)
-        for total, column in zip(self._totals, columns, strict=True):
-            for slot, amount in zip(known, column, strict=True):
-                total[slot] += amount
+        for at, column in enumerate(columns):
+            self._plus(at, zip(known, column, strict=True))
         numbers = known if self._slots == 1 else [slot // self._slots for slot in known]
         if self._budget.contested:
-            for number, amount in zip(numbers, columns[0], strict=True):
-                self._budget.active(number, amount)
+            self._budget.active(numbers, columns[0])
         self._changed.update(numbers)
 
     def add_overflow(self, keys: bytes | memoryview, values: bytes | memoryview) -> None:
@@ -105,15 +106,18 @@ class Series:
             else:
                 places[text] = key, number
         losers = {number for _, number in places.values()}
-        self._of_key = {key: slot for key, slot in self._of_key.items() if slot // self._slots not in losers}
-        self._of_text = {text: number for text, number in self._of_text.items() if number not in losers}
+        # in place: a copy of so large a dict would be memory that is never given back
+        for key in [key for key, slot in self._of_key.items() if slot // self._slots in losers]:
+            del self._of_key[key]
+        for text in [text for text, number in self._of_text.items() if number in losers]:
+            del self._of_text[text]
         for text, (key, number) in places.items():
             self._fold(number)
             self._of_text[text] = number
             self._keys[number] = key
             self._of_key[key] = self._slot(text, key)
             for column in self._columns:
-                column.heads[number] = column.head(text)
+                column.replace(number, text)
             self._changed.add(number)
         for text, key in sharing:
             if text in self._of_text:  # else that series has just given way: the key stays a stranger
@@ -122,16 +126,29 @@ class Series:
     def _fold(self, number: int) -> None:
         """Moves all that a series has counted to its ``(other)``."""
         other = self._bounded_slot(self._keys[number][: self.table.bounded_size]) // self._slots
-        for total in self._totals:
+        for at, total in enumerate(self._totals):
             for bucket in range(self._slots):
-                total[other * self._slots + bucket] += total[number * self._slots + bucket]
-                total[number * self._slots + bucket] = 0
+                self._plus(at, [(other * self._slots + bucket, total[number * self._slots + bucket])])
+                self._totals[at][number * self._slots + bucket] = 0
         self._changed.add(other)
 
     def _add(self, slot: int, amounts: list[int]) -> None:
-        for total, amount in zip(self._totals, amounts, strict=True):
-            total[slot] += amount
+        for at, amount in enumerate(amounts):
+            self._plus(at, [(slot, amount)])
         self._changed.add(slot // self._slots)
+
+    def _plus(self, at: int, amounts: Iterable[tuple[int, int]]) -> None:
+        """Adds amounts to slots of one of the values."""
+        total, rest = self._totals[at], iter(amounts)
+        slot = amount = 0
+        while True:
+            try:
+                for slot, amount in rest:
+                    total[slot] += amount
+                return
+            except OverflowError:  # beyond 64 bits it goes on as a list, without bounds
+                total = self._totals[at] = list(total)
+                total[slot] += amount
 
     def _slot_of(self, key: bytes, amount: int) -> int:
         """Returns the slot of a key that had none: its own, if the budget has room, else that of its ``(other)``."""
@@ -174,7 +191,7 @@ class Series:
             for total in self._totals:
                 total.extend([0] * self._slots)
             for column in self._columns:
-                column.heads.append(column.head(text))
+                column.append(text)
             self._changed.add(number)
         return number
 
@@ -191,52 +208,65 @@ _BLOCK = 16  # series; of what did not change, the text is kept in pieces of so 
 
 
 class _Column:
-    """The lines of one metric, kept as text by blocks of series: where one changed, its block is made again."""
+    """The lines of one metric, by blocks of series: of each block a template, in which only the values are missing, and
+    the text made from it. Where a series changed, the text of its block is made again."""
 
     def __init__(self, metric: Metric, index: int) -> None:
         self.metric = metric
-        self.heads: list[str] = []
         self._index = index
+        self._count = 0
+        self._templates: list[bytes] = []
         self._blocks: list[bytes] = []
         self._body: bytes | None = b""
         first, last = metric.exponents
         self._bounds = [f'le="{2**exponent * metric.scale!r}"' for exponent in range(first, last + 1)] + ['le="+Inf"']
+        self._lines = len(self._bounds) + 2 if metric.type == "histogram" else 1
 
-    def head(self, labels: str) -> str:
-        """Returns what a series' lines are made from: 'name{labels} ' or, of a histogram, the labels."""
-        if self.metric.type == "histogram":
-            return labels
-        return f"{self.metric.name}{{{labels}}} " if labels else f"{self.metric.name} "
+    def append(self, labels: str) -> None:
+        """Adds a series with these labels."""
+        if self._count % _BLOCK == 0:
+            self._templates.append(b"")
+            self._blocks.append(b"")
+        self._templates[-1] += self._template(labels)
+        self._count += 1
 
-    def update(self, changed: set[int], totals: tuple[list[int], ...]) -> None:
+    def replace(self, number: int, labels: str) -> None:
+        """Gives a series other labels."""
+        block, at = divmod(number, _BLOCK)
+        lines = self._templates[block].splitlines(keepends=True)
+        lines[at * self._lines : (at + 1) * self._lines] = [self._template(labels)]
+        self._templates[block] = b"".join(lines)
+
+    def _template(self, labels: str) -> bytes:
+        """Returns the lines of a series with a place for each value, as the % operator has them."""
+        name, labels = self.metric.name, labels.replace("%", "%%")
+        braced, value = f"{{{labels}}}" if labels else "", "%d" if self.metric.scale == 1 else "%a"
+        if self.metric.type != "histogram":
+            return f"{name}{braced} {value}\n".encode()
+        comma = "," if labels else ""
+        buckets = "".join(f"{name}_bucket{{{labels}{comma}{bound}}} %d\n" for bound in self._bounds)
+        return f"{buckets}{name}_sum{braced} {value}\n{name}_count{braced} %d\n".encode()
+
+    def update(self, changed: set[int], totals: list[MutableSequence[int]]) -> None:
         """Makes the blocks of the changed series again."""
-        lines = self._histograms if self.metric.type == "histogram" else self._numbers
-        self._blocks.extend([b""] * (-(-len(self.heads) // _BLOCK) - len(self._blocks)))
+        values = self._histograms if self.metric.type == "histogram" else self._numbers
         for block in {number // _BLOCK for number in changed}:
-            self._blocks[block] = "".join(lines(block * _BLOCK, block * _BLOCK + _BLOCK, totals)).encode()
+            self._blocks[block] = self._templates[block] % values(block * _BLOCK, totals)
         self._body = None
 
-    def _numbers(self, start: int, end: int, totals: tuple[list[int], ...]) -> list[str]:
-        pairs = zip(self.heads[start:end], totals[self._index][start:end], strict=True)
-        if self.metric.scale == 1:
-            return [f"{head}{total}\n" for head, total in pairs]
-        return [f"{head}{total * self.metric.scale!r}\n" for head, total in pairs]
+    def _numbers(self, start: int, totals: list[MutableSequence[int]]) -> tuple[float, ...]:
+        values = tuple(totals[self._index][start : start + _BLOCK])
+        return values if self.metric.scale == 1 else tuple(value * self.metric.scale for value in values)
 
-    def _histograms(self, start: int, end: int, totals: tuple[list[int], ...]) -> list[str]:
-        counts, sums = totals
-        name, scale, slots = self.metric.name, self.metric.scale, len(self._bounds)
-        lines: list[str] = []
-        for number, labels in enumerate(self.heads[start:end], start):
-            comma, braced = ("," if labels else ""), (f"{{{labels}}}" if labels else "")
+    def _histograms(self, start: int, totals: list[MutableSequence[int]]) -> tuple[float, ...]:
+        (counts, sums), slots = totals, len(self._bounds)
+        values: list[float] = []
+        for number in range(start, min(start + _BLOCK, self._count)):
             own = slice(number * slots, number * slots + slots)
-            running = 0
-            for bound, count in zip(self._bounds, counts[own], strict=True):
-                running += count
-                lines.append(f"{name}_bucket{{{labels}{comma}{bound}}} {running}\n")
+            values.extend(accumulate(counts[own]))
             total = sum(sums[own])
-            lines.append(f"{name}_sum{braced} {total if scale == 1 else repr(total * scale)}\n")
-            lines.append(f"{name}_count{braced} {running}\n")
-        return lines
+            values += [total if self.metric.scale == 1 else total * self.metric.scale, values[-1]]
+        return tuple(values)
 
     def body(self) -> bytes:
         """Returns all lines."""

@@ -33,12 +33,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Response:
-    """An answer; headers besides those that every answer has."""
+    """An answer, its body in parts where it is large; headers besides those that every answer has."""
 
     status: HTTPStatus
-    body: bytes
+    body: bytes | list[bytes]
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[bytes]:
+        return [self.body] if isinstance(self.body, bytes) else self.body
+
+    @property
+    def size(self) -> int:
+        """The body's, in bytes."""
+        return sum(map(len, self.parts))
 
 
 Handler = Callable[[str, Mapping[str, str]], Awaitable[Response]]  # path without its query, headers in small letters
@@ -98,7 +107,7 @@ class Server:
             if request is None:
                 return
             response = await self._respond(request)
-            self._make_room(connection, len(response.body))
+            self._make_room(connection, response.size)
             await self._send(protocol, writer, response, request)
             connection.sending = 0
             if protocol.our_state is not h11.DONE or protocol.their_state is not h11.DONE:
@@ -156,11 +165,14 @@ class Server:
         except Exception:
             log.exception("cannot answer %s", path)
             return Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal error; the log says more.\n")
-        if len(response.body) > 1024 and accepts_gzip(headers.get("accept-encoding", "")):
+        if response.size > 1024 and accepts_gzip(headers.get("accept-encoding", "")):
             packer = zlib.compressobj(level=1, wbits=31)  # 31: with a gzip header
-            body = packer.compress(response.body) + packer.flush()
+            body = [packer.compress(part) for part in response.parts]
             return Response(
-                response.status, body, response.content_type, {**response.headers, "Content-Encoding": "gzip"}
+                response.status,
+                [*body, packer.flush()],
+                response.content_type,
+                {**response.headers, "Content-Encoding": "gzip"},
             )
         return response
 
@@ -169,7 +181,7 @@ class Server:
     ) -> None:
         headers = [
             ("Content-Type", response.content_type),
-            ("Content-Length", str(len(response.body))),
+            ("Content-Length", str(response.size)),
             ("Date", formatdate(usegmt=True)),
             ("X-Content-Type-Options", "nosniff"),
             ("Vary", "Accept, Accept-Encoding"),
@@ -181,11 +193,12 @@ class Server:
             writer.write(protocol.send(h11.Response(status_code=response.status.value, headers=headers)) or b"")
             if not (request is not None and request.method == b"HEAD"):
                 # in pieces, of which each goes to the kernel as it is: what a socket doesn't take at once is copied
-                body = memoryview(response.body)
-                for start in range(0, len(body), _PIECE):
-                    event = h11.Data(data=body[start : start + _PIECE])  # type: ignore[arg-type]  # bytes-like does
-                    writer.writelines(protocol.send_with_data_passthrough(event) or [])
-                    await writer.drain()
+                for part in response.parts:
+                    for start in range(0, len(part), _PIECE):
+                        piece = memoryview(part)[start : start + _PIECE]
+                        event = h11.Data(data=piece)  # type: ignore[arg-type]  # bytes-like does
+                        writer.writelines(protocol.send_with_data_passthrough(event) or [])
+                        await writer.drain()
             writer.write(protocol.send(h11.EndOfMessage()) or b"")
             await writer.drain()
 

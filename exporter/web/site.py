@@ -19,7 +19,7 @@ _NOT_FOUND = Response(HTTPStatus.NOT_FOUND, b"Not found. There are /metrics, /pr
 class Site:
     """Answers requests; metrics is what makes the page of a format, up to date."""
 
-    def __init__(self, health: Health, metrics: Callable[[Format], Awaitable[bytes]]) -> None:
+    def __init__(self, health: Health, metrics: Callable[[Format], Awaitable[list[bytes]]]) -> None:
         self._health = health
         self._metrics = metrics
 

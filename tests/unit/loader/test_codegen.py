@@ -10,7 +10,7 @@ import pytest
 
 from exporter import catalog
 from exporter.loader import codegen
-from exporter.probe import Label, Metric, Probe
+from exporter.probe import MAP_ENTRIES, OVERFLOW_ENTRIES, Label, Metric, Probe
 
 from ..conftest import Write
 from ..support import counter, histogram, label, probe
@@ -124,10 +124,10 @@ def test_maps_have_the_names_that_the_reader_looks_for(source: Path, metric: Met
     one = probe(metric, source=source)
     text = codegen.source(one)
     assert codegen.map_names(one.tables[0]) == names
-    assert [f", {name}, {codegen.MAP_ENTRIES});" in text for name in names[:2]] == [True, True]
+    assert [f", {name}, {MAP_ENTRIES});" in text for name in names[:2]] == [True, True]
     assert f"BPF_ARRAY({names[2]}, " in text
-    assert text.count(f"{codegen.OVERFLOW_ENTRIES});") == len(names[3:])
-    assert [name for name in names[3:] if f", {name}, {codegen.OVERFLOW_ENTRIES});" not in text] == []
+    assert text.count(f"{OVERFLOW_ENTRIES});") == len(names[3:])
+    assert [name for name in names[3:] if f", {name}, {OVERFLOW_ENTRIES});" not in text] == []
     assert "BPF_ARRAY(writing, u32, 1);" in text
 
 

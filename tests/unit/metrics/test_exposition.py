@@ -49,6 +49,10 @@ def own() -> CollectorRegistry:
     return registry
 
 
+def joined(metrics: Iterable[tuple[Metric, bytes]], registry: CollectorRegistry, wanted: Format) -> str:
+    return b"".join(page(metrics, registry, wanted)).decode()
+
+
 def parsed(text: str, wanted: Format) -> dict[str, list[tuple[dict[str, str], float]]]:
     """Sample name -> labels and values, in the page's order."""
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
@@ -65,7 +69,7 @@ def test_hostile_values_come_back(wanted: Format) -> None:
     series = Series(FILES, 100)
     for number, name in enumerate(HOSTILE):
         series.add(key(FILES, file=name, op=1), numbers(number))
-    found = parsed(page(series.render(), own(), wanted).decode(), wanted)
+    found = parsed(joined(series.render(), own(), wanted), wanted)
     assert found["ebpf_files_total"] == [
         ({"file": value, "op": "write"}, float(number)) for number, value in enumerate(HOSTILE.values())
     ]
@@ -77,7 +81,7 @@ def test_a_page_of_all_sorts(wanted: Format) -> None:
     files, latency = Series(FILES, 100), Series(LATENCY, 100)
     files.add(key(FILES, file="a"), numbers(7))
     latency.add(key(LATENCY, comm="cat", bucket=0) + key(LATENCY, comm="cat", bucket=25), numbers(2, 1000, 1, 10**11))
-    found = parsed(page(files.render() + latency.render(), own(), wanted).decode(), wanted)
+    found = parsed(joined(files.render() + latency.render(), own(), wanted), wanted)
     buckets = found.pop("ebpf_latency_seconds_bucket")
     assert [value for _, value in buckets] == [2.0] * 25 + [3.0]
     assert [float(labels["le"]) for labels, _ in buckets][:2] == [2**10 * 1e-9, 2**11 * 1e-9]
@@ -91,16 +95,16 @@ def test_eof() -> None:
     """OpenMetrics ends with # EOF, once; the text format does not know it."""
     series = Series(FILES, 100)
     series.add(key(FILES, file="a"), numbers(7))
-    assert b"# EOF" not in page(series.render(), own(), TEXT)
-    text = page(series.render(), own(), OPENMETRICS)
-    assert text.count(b"# EOF") == 1
-    assert text.endswith(b"\n# EOF\n")
+    assert "# EOF" not in joined(series.render(), own(), TEXT)
+    text = joined(series.render(), own(), OPENMETRICS)
+    assert text.count("# EOF") == 1
+    assert text.endswith("\n# EOF\n")
 
 
 @pytest.mark.parametrize("wanted", FORMATS, ids=["text", "openmetrics"])
 def test_a_page_without_series(wanted: Format) -> None:
     """Before anything happened the page is good, with the heads of what there may be."""
-    text = page(Series(FILES, 100).render(), CollectorRegistry(), wanted).decode()
+    text = joined(Series(FILES, 100).render(), CollectorRegistry(), wanted)
     assert parsed(text, wanted) == {}
     assert text.count("# TYPE") == 1
 
@@ -130,7 +134,7 @@ def test_head(metric: Metric, wanted: Format, text: str) -> None:
 def test_help_comes_back(wanted: Format, parse: Parse) -> None:
     """A help with quotes and backslashes is read back as it was."""
     series = Series(Table((HELP,)), 1)
-    text = page(series.render(), CollectorRegistry(), wanted).decode()
+    text = joined(series.render(), CollectorRegistry(), wanted)
     assert [family.documentation for family in parse(text)] == [HELP.help]
 
 

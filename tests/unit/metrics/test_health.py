@@ -40,7 +40,7 @@ def health(monkeypatch: pytest.MonkeyPatch) -> Health:
 
 
 def text(health: Health, wanted: Format = TEXT) -> str:
-    return page([], health.registry(), wanted).decode()
+    return b"".join(page([], health.registry(), wanted)).decode()
 
 
 @pytest.mark.parametrize(

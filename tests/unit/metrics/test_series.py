@@ -255,10 +255,11 @@ def rounds(series: Series, *amounts: dict[str, int]) -> list[dict[tuple[str, str
 def test_a_more_active_key_has_its_series_within_three_reads() -> None:
     """With the budget full, who is more active than the least active series takes its place; sums stay as they were."""
     series = Series(IO, 2)
-    pages = rounds(series, {"a": 10, "b": 2}, {"a": 10, "b": 2, "c": 3}, {"a": 10, "b": 2, "c": 3}, {"c": 3})
-    assert ("read", "c") not in pages[1]
-    assert pages[2] == {("read", "a"): 30.0, ("read", "c"): 0.0, ("read", OTHER): 12.0}
-    assert pages[3] == {("read", "a"): 30.0, ("read", "c"): 3.0, ("read", OTHER): 12.0}
+    all_three = {"a": 10, "b": 2, "c": 3}
+    pages = rounds(series, {"a": 10, "b": 2}, all_three, all_three, all_three, {"c": 3})
+    assert ("read", "c") not in pages[2]
+    assert pages[3] == {("read", "a"): 40.0, ("read", "c"): 0.0, ("read", OTHER): 17.0}
+    assert pages[4] == {("read", "a"): 40.0, ("read", "c"): 3.0, ("read", OTHER): 17.0}
 
 
 def test_a_less_active_key_displaces_nobody() -> None:
@@ -299,19 +300,19 @@ def test_a_displaced_histogram_moves_bucket_by_bucket() -> None:
     series = Series(LATENCY, 1)
     observe(series, LATENCY, 0, "old", [1, 3, 1000])
     series.settle()
-    for _ in range(2):
+    for _ in range(3):
         observe(series, LATENCY, 0, "new", [1, 1, 3, 3])
         series.settle()
     observe(series, LATENCY, 0, "new", [1, 3])
     found = samples(text(series))
     counts = {dict(labels)["comm"]: value for labels, value in found["ebpf_latency_seconds_count"].items()}
-    assert counts == {"new": 2.0, OTHER: 11.0}
+    assert counts == {"new": 2.0, OTHER: 15.0}
     buckets = {
         (dict(labels)["comm"], dict(labels)["le"]): value
         for labels, value in found["ebpf_latency_seconds_bucket"].items()
     }
     assert [buckets["new", le] for le in ("1.0", "2.0", "4.0", "+Inf")] == [1, 2, 2, 2]
-    assert [buckets[OTHER, le] for le in ("1.0", "2.0", "4.0", "+Inf")] == [5, 10, 10, 11]
+    assert [buckets[OTHER, le] for le in ("1.0", "2.0", "4.0", "+Inf")] == [7, 14, 14, 15]
 
 
 COMM = st.sampled_from(["", "a", "b", "c", "ü", OTHER, '"', "d", "e"])

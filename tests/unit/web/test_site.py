@@ -29,8 +29,8 @@ def health() -> Health:
 
 
 def ask(health: Health, path: str, headers: Mapping[str, str] | None = None) -> Response:
-    async def metrics(wanted: Format) -> bytes:
-        return f"page as {wanted.media_type}\n".encode()
+    async def metrics(wanted: Format) -> list[bytes]:
+        return [b"page as ", f"{wanted.media_type}\n".encode()]
 
     return asyncio.run(Site(health, metrics)(path, headers or {}))
 
@@ -40,13 +40,13 @@ def test_metrics(health: Health, accept: str, wanted: Format) -> None:
     """/metrics is the page in the format that the client chose, and says which that is."""
     answer = ask(health, "/metrics", {"accept": accept})
     expected = (HTTPStatus.OK, f"page as {wanted.media_type}\n".encode(), wanted.content_type)
-    assert (answer.status, answer.body, answer.content_type) == expected
+    assert (answer.status, b"".join(answer.parts), answer.content_type) == expected
 
 
 def test_healthy(health: Health) -> None:
     """/-/healthy is there as soon as anything answers."""
     answer = ask(health, "/-/healthy")
-    assert (answer.status, answer.body) == (HTTPStatus.OK, b"ok\n")
+    assert (answer.status, b"".join(answer.parts)) == (HTTPStatus.OK, b"ok\n")
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_ready(health: Health, settled: bool, status: HTTPStatus, body: bytes) -
     """/-/ready says no until every probe has started or failed."""
     health.settled = settled
     answer = ask(health, "/-/ready")
-    assert (answer.status, answer.body) == (status, body)
+    assert (answer.status, b"".join(answer.parts)) == (status, body)
 
 
 def test_probes(health: Health) -> None:
     """/probes is JSON with all that is known of each probe."""
     answer = ask(health, "/probes")
     assert (answer.status, answer.content_type) == (HTTPStatus.OK, "application/json")
-    found = json.loads(answer.body)
+    found = json.loads(b"".join(answer.parts))
     assert found["version"] == __version__
     assert [(probe["name"], probe["state"]) for probe in found["probes"]] == [("p", "running"), ("q", "failed")]
     assert found["probes"][0]["tried"] == [{"mechanism": "fexit", "reason": "refused", "details": "words"}]
@@ -74,7 +74,7 @@ def test_probes(health: Health) -> None:
 def test_index(health: Health) -> None:
     """/ is a page with every probe, and nothing in it that a probe's reason could make a browser run."""
     answer = ask(health, "/")
-    text = answer.body.decode()
+    text = b"".join(answer.parts).decode()
     assert (answer.status, answer.content_type) == (HTTPStatus.OK, "text/html; charset=utf-8")
     assert "<td>p</td><td>running</td><td>kprobe</td><td>Counts.</td>" in text
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; more" in text
@@ -85,4 +85,4 @@ def test_index(health: Health) -> None:
 def test_elsewhere(health: Health, path: str) -> None:
     """Elsewhere there is nothing."""
     answer = ask(health, path)
-    assert (answer.status, b"/metrics" in answer.body) == (HTTPStatus.NOT_FOUND, True)
+    assert (answer.status, b"/metrics" in b"".join(answer.parts)) == (HTTPStatus.NOT_FOUND, True)
