@@ -2,10 +2,10 @@
 """Which keys deserve a series when there are more keys than series: the more active ones, measured alike for all.
 
 Activity is what a key counted, halved with each read. To halve nothing, a read's amounts weigh twice as much as the
-last read's (forward decay). A key without a series leaves two marks where it is first seen; seen again within two reads it
-is a candidate, and seen once more it may win: so a flood of keys seen once displaces nobody, and costs no more memory than they do. A
-candidate's activity is taken as if it had always been as active as in the reads since it is one: so what is more active
-than a series has its place after three reads.
+last read's (forward decay). A key without a series leaves two marks where it is first seen; seen again within two reads
+it is a candidate, and seen once more it may win: so a flood of keys seen once displaces nobody, and is not kept in
+memory. A candidate's activity is taken as if it had always been as active as in the reads since it is one: so what is
+more active than a series has its place after three reads.
 """
 
 import heapq
