@@ -68,6 +68,7 @@ class Worker:
         self._registry = self._health.registry()
         self._next_read: asyncio.Task[None] | None = None
         self._may_read_at = 0.0
+        self._pages: dict[Format, list[bytes]] = {}  # of the last read
 
     async def run(self) -> None:
         """Serves until the supervisor ends or says so."""
@@ -106,6 +107,7 @@ class Worker:
         maps.read(self._barrier, [running.maps for running in self._health.running.values()])
         self._health.last_read_duration = time.monotonic() - began
         self._health.last_read = time.time()
+        self._pages.clear()
         self._may_read_at = time.monotonic() + min(MAX_PAUSE, PAUSE_PER_READ * self._health.last_read_duration)
 
     async def _read_by_timer(self) -> None:
@@ -126,13 +128,15 @@ class Worker:
 
     async def _page(self, wanted: Format) -> list[bytes]:
         await self._fresh()
-        metrics = [
-            rendered
-            for running in self._health.running.values()
-            for series in running.maps.tables
-            for rendered in series.render()
-        ]
-        return exposition.page(metrics, self._registry, wanted)
+        if wanted not in self._pages:
+            metrics = [
+                rendered
+                for running in self._health.running.values()
+                for series in running.maps.tables
+                for rendered in series.render()
+            ]
+            self._pages[wanted] = exposition.page(metrics, self._registry, wanted)
+        return self._pages[wanted]
 
 
 def _finish(future: "asyncio.Future[None]", task: "asyncio.Task[None] | None" = None) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import socket
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 import h11
 
+from exporter.web.gzip import Packer
 from exporter.web.negotiation import accepts_gzip
 
 MAX_CONNECTIONS = 256
@@ -68,6 +68,7 @@ class Server:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._connections: set[_Connection] = set()
+        self._packed = Packer()
 
     async def serve(self, listening: list[socket.socket]) -> None:
         """Starts to accept; returns at once."""
@@ -151,29 +152,23 @@ class Server:
     async def _respond(self, request: h11.Request) -> Response:
         if request.method not in (b"GET", b"HEAD"):
             return Response(HTTPStatus.METHOD_NOT_ALLOWED, b"Only GET and HEAD.\n", headers={"Allow": "GET, HEAD"})
-        headers: dict[str, str] = {}
+        asked: dict[str, str] = {}
         for name, value in request.headers:
             key = name.decode("latin-1").lower()
             text = value.decode("latin-1")
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+            asked[key] = f"{asked[key]}, {text}" if key in asked else text
         try:
             path = urlsplit(request.target.decode("latin-1")).path
         except ValueError:  # http://[ and its like
             return Response(HTTPStatus.BAD_REQUEST, b"Bad request.\n")
         try:
-            response = await self._handler(path, headers)
+            response = await self._handler(path, asked)
         except Exception:
             log.exception("cannot answer %s", path)
             return Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal error; the log says more.\n")
-        if response.size > 1024 and accepts_gzip(headers.get("accept-encoding", "")):
-            packer = zlib.compressobj(level=1, wbits=31)  # 31: with a gzip header
-            body = [packer.compress(part) for part in response.parts]
-            return Response(
-                response.status,
-                [*body, packer.flush()],
-                response.content_type,
-                {**response.headers, "Content-Encoding": "gzip"},
-            )
+        if response.size > 1024 and accepts_gzip(asked.get("accept-encoding", "")):
+            headers = {**response.headers, "Content-Encoding": "gzip"}
+            return Response(response.status, self._packed(response.parts), response.content_type, headers)
         return response
 
     async def _send(
