@@ -25,7 +25,7 @@ MAX_SENDING_BYTES = 64 * 1024 * 1024  # of answers that clients have still to ta
 MAX_HEADER_BYTES = 16 * 1024
 REQUEST_SECONDS = 10.0  # for a request to arrive once it has begun, and for the first to begin
 IDLE_SECONDS = 120.0  # between requests: a Prometheus that scrapes each minute keeps its connection
-_PIECE = 256 * 1024  # bytes
+_PIECE = 128 * 1024  # bytes
 SEND_SECONDS = 30.0  # for a client to take an answer
 
 log = logging.getLogger(__name__)
