@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """catalog.py: probes from pairs of files, with the config's word applied, and every fault that both can have."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,22 @@ def test_every_shipped_probe_loads(write: Write, name: str) -> None:
     assert probe.purpose.endswith(".")
     assert [metric.name for metric in probe.metrics if not metric.name.startswith("ebpf_")] == []
     assert [metric.help for metric in probe.metrics if not metric.help.endswith(".")] == []
+
+
+# prometheus.io/docs/practices/naming: base units; of these, what a kernel's numbers can be brought to
+BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_celsius", "_meters", "_volts", "_amperes", "_joules", "_grams")
+MULTIPLES = re.compile("_(nano|micro|milli|centi|kilo|kibi|mega|mebi|giga|gibi|minutes|hours|days|bits|[mun]s_|[km]b_)")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_names_of_shipped_metrics_carry_units(name: str) -> None:
+    """A counter ends in _total, a histogram in its base unit; no name has a multiple of a unit, nanoseconds are scaled
+    to seconds, and nothing but those is scaled."""
+    for metric in catalog.read(catalog.SHIPPED / f"{name}.yaml").metrics:
+        assert metric.name.endswith("_total" if metric.type == "counter" else BASE_UNITS), metric.name
+        assert not MULTIPLES.search(metric.name), metric.name
+        unit = metric.name.removesuffix("_total").rpartition("_")[2]
+        assert metric.scale == (1e-9 if unit == "seconds" else 1.0), metric.name
 
 
 def test_all_shipped_probes_together(write: Write) -> None:
