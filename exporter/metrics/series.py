@@ -101,7 +101,7 @@ class Series:
         sharing: list[tuple[str, bytes]] = []
         for key, number in winners:
             text = self._text.own(key)
-            if text in self._of_text or text in places:  # as the other buckets of a histogram's series have
+            if text in self._of_text or text in places:  # keys may differ in what is not shown
                 sharing.append((text, key))
             else:
                 places[text] = key, number
@@ -156,7 +156,7 @@ class Series:
             self.folded += 1
             if self._text.all_bounded:  # its bounded labels alone would be the series that there is no room for
                 return self._number(self._text.other(), b"") * self._slots + self._bucket(key)
-            self._budget.seen(key, amount)
+            self._budget.seen(self._without_bucket(key), amount)
             return self._bounded_slot(key[: self.table.bounded_size])
         slot = self._of_key[key] = self._slot(self._text.own(key), key)
         return slot
@@ -179,6 +179,10 @@ class Series:
 
     def _bucket(self, key: bytes) -> int:
         return min(key[self._bucket_at], self._slots - 1) if self._slots > 1 else 0
+
+    def _without_bucket(self, key: bytes) -> bytes:
+        """Returns what all keys of a histogram's series have in common: how active it is, they are together."""
+        return key[: self._bucket_at] + b"\0" + key[self._bucket_at + 1 :] if self._slots > 1 else key
 
     def _number(self, text: str, key: bytes) -> int:
         """Returns the number of the series with these labels; makes it, for this key, where there is none."""

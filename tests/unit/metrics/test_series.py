@@ -315,6 +315,17 @@ def test_a_displaced_histogram_moves_bucket_by_bucket() -> None:
     assert [buckets[OTHER, le] for le in ("1.0", "2.0", "4.0", "+Inf")] == [7, 14, 14, 15]
 
 
+def test_a_histogram_is_as_active_as_all_its_buckets_together() -> None:
+    """Who observes more than the least active series takes its place by the third read, in however many buckets."""
+    series = Series(LATENCY, 1)
+    for _ in range(4):
+        observe(series, LATENCY, 0, "old", [1] * 6)
+        observe(series, LATENCY, 0, "new", [1, 1, 1, 3, 3, 3, 1000, 1000, 1000])
+        series.settle()
+    found = samples(text(series))["ebpf_latency_seconds_count"]
+    assert {dict(labels)["comm"]: value for labels, value in found.items()} == {"new": 18.0, OTHER: 42.0}
+
+
 COMM = st.sampled_from(["", "a", "b", "c", "ü", OTHER, '"', "d", "e"])
 EVENTS = st.lists(st.tuples(st.integers(0, 3), COMM, st.integers(0, 2**40)), max_size=60)
 BUDGETS = st.integers(1, 8)
