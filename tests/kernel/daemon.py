@@ -45,6 +45,17 @@ def by(samples: Samples, label: str, name: str, **labels: str) -> dict[str, floa
     return dict(result)
 
 
+def parsed(page: str) -> Samples:
+    """Returns a page's values; fails where it has a series twice."""
+    result: Samples = {}
+    for family in text_string_to_metric_families(page):  # type: ignore[no-untyped-call]
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in result, key
+            result[key] = sample.value
+    return result
+
+
 class Daemon:
     """``ebpf-exporter run`` with a config, from READY=1 to its end."""
 
@@ -115,13 +126,7 @@ class Daemon:
 
     def samples(self) -> Samples:
         """Returns the page's values; fails where it has a series twice."""
-        result: Samples = {}
-        for family in text_string_to_metric_families(self.page()):  # type: ignore[no-untyped-call]
-            for sample in family.samples:
-                key = (sample.name, frozenset(sample.labels.items()))
-                assert key not in result, key
-                result[key] = sample.value
-        return result
+        return parsed(self.page())
 
     def status(self, probe: str) -> dict[str, Any]:
         """Returns what /probes says of a probe."""

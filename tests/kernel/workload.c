@@ -11,6 +11,9 @@
  *   renames-fail PATH N      the same with a PATH that can't be opened
  *   storm PATH N             opens PATH N times, as fast as it goes, whether it is there or not
  *   bad-calls FILE           reads and writes that fail
+ *   readaheads FILE N WIDTH DRIFT SIZES
+ *                            N readaheads on no file, after each of which the u64 in FILE is one more; the i-th (from 0)
+ *                            has the offset i and the size (i / DRIFT + i % WIDTH) % SIZES: those in use change slowly
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -19,7 +22,9 @@
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -181,6 +186,21 @@ static void bad_calls(const char *path)
     printf("failed=3\n");
 }
 
+static void readaheads(const char *path, long times, long width, long drift, long sizes)
+{
+    int fd = open(path, O_RDWR);
+    volatile uint64_t *done = mmap(NULL, sizeof(*done), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+    if (done == MAP_FAILED)
+        die(path);
+    for (long i = 0; i < times; i++) {
+        if (readahead(-1, i, (i / drift + i % width) % sizes) != -1)
+            die("a readahead on no file that succeeds");
+        *done += 1;
+    }
+    printf("calls=%ld\n", times);
+}
+
 int main(int count, char **words)
 {
     if (count < 3)
@@ -202,6 +222,8 @@ int main(int count, char **words)
         storm(words[3], atoi(words[4]));
     else if (!strcmp(words[2], "bad-calls") && count == 4)
         bad_calls(words[3]);
+    else if (!strcmp(words[2], "readaheads") && count == 8)
+        readaheads(words[3], atol(words[4]), atol(words[5]), atol(words[6]), atol(words[7]));
     else
         return 2;
     return 0;
