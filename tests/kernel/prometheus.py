@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from tests.kernel.daemon import START_SECONDS, free_port
 
-# an emulated processor takes longer than that for a scrape
-INTERVAL = "5s" if "EBPF_EXPORTER_TEST_EMULATED" in os.environ else "200ms"
+# how often it scrapes, and how long it waits for a page; an emulated processor takes its time
+INTERVAL = "5s" if "EBPF_EXPORTER_TEST_EMULATED" in os.environ else "500ms"
 POLL_SECONDS = 0.05  # Prometheus tells nobody when it has scraped
 
 Key = tuple[str, frozenset[tuple[str, str]]]  # a name and labels, as in daemon.Samples
@@ -88,6 +88,12 @@ class Prometheus:
             key: [(float(moment), float(value)) for moment, value in series["values"]]
             for key, series in self._query(f"{selector}[1h]")
         }
+
+    def last(self, selector: str) -> dict[Key, float]:
+        """Returns what the last scrape that succeeded brought, of the series that a selector selects."""
+        found = self.samples(selector)
+        latest = max(values[-1][0] for values in found.values())
+        return {key: values[-1][1] for key, values in found.items() if values[-1][0] == latest}
 
     def now(self, expression: str) -> dict[Key, float]:
         """Returns an expression's value now."""
