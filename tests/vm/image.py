@@ -46,7 +46,8 @@ APT_SETTINGS = (
     "Acquire::Retries ",
 )
 
-# Started by a running system only after it is up, at times of their own choosing: noise in what the tests count.
+# Started by a running system only after it is up, at times of their own choosing: noise in what the tests count. And
+# what a package brings that the tests start for themselves.
 MASKED_UNITS = (
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
@@ -56,6 +57,7 @@ MASKED_UNITS = (
     "fstrim.timer",
     "getty-static.service",
     "getty@tty1.service",
+    "prometheus.service",
     "serial-getty@ttyS0.service",
     "systemd-tmpfiles-clean.timer",
 )
