@@ -95,11 +95,16 @@ class ImageError(Exception):
 
 @dataclass(frozen=True)
 class Image:
-    """What an image is made of: a name, the distribution's suite ('bookworm') and the packages installed in it."""
+    """What an image is made of: a name, the distribution's suite ('bookworm') and the packages installed in it.
+
+    A package may be named with a suite of its own: 'linux-image-cloud-amd64/bookworm-backports'. The archive's
+    `more_suites` are known to apt besides those that it has by itself (updates and security fixes).
+    """
 
     name: str
     suite: str
     packages: tuple[str, ...]
+    more_suites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,36 +115,41 @@ class BuiltImage:
     disk: Path
 
 
+USERLAND = (
+    "bash",
+    "bpftool",
+    "curl",
+    "gcc",
+    "iproute2",
+    "libbpf1",
+    "libc6-dev",
+    "procps",
+    "prometheus",
+    "python3-bpfcc",
+    "python3-h11",
+    "python3-jsonschema",
+    "python3-prometheus-client",
+    "python3-pytest",
+    "python3-yaml",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "util-linux",
+)
+
+KERNEL = ("linux-image-cloud-amd64", "linux-headers-cloud-amd64")
+
 IMAGES = {
     image.name: image
     for image in (
+        Image(name="debian-12", suite="bookworm", packages=USERLAND + KERNEL),
+        # The same userland on a newer kernel, of Debian 13's version: it tells what kprobes missed (Linux 6.7).
         Image(
-            name="debian-12",
+            name="debian-12-backports",
             suite="bookworm",
-            packages=(
-                "bash",
-                "bpftool",
-                "curl",
-                "gcc",
-                "iproute2",
-                "libbpf1",
-                "libc6-dev",
-                "linux-headers-cloud-amd64",
-                "linux-image-cloud-amd64",
-                "procps",
-                "prometheus",
-                "python3-bpfcc",
-                "python3-h11",
-                "python3-jsonschema",
-                "python3-prometheus-client",
-                "python3-pytest",
-                "python3-yaml",
-                "sudo",
-                "systemd",
-                "systemd-sysv",
-                "udev",
-                "util-linux",
-            ),
+            packages=USERLAND + tuple(f"{package}/bookworm-backports" for package in KERNEL),
+            more_suites=("bookworm-backports",),
         ),
     )
 }
@@ -179,7 +189,8 @@ def _recipe_hash(image: Image) -> str:
 
 def _remove_old_builds(image: Image, cache: Path) -> None:
     # One build of an image is about 1 GiB. A machine still running on an old one keeps its files open.
-    unfinished = cache.glob(f".{image.name}-*")
+    # Eight characters are tempfile's: another image's name may begin with this one's.
+    unfinished = cache.glob(f".{image.name}-{'?' * 8}")
     for old in (*cache.glob(f"{image.name}-{'[0-9a-f]' * 16}"), *unfinished):
         shutil.rmtree(old)
 
@@ -214,6 +225,10 @@ def _mmdebstrap_command(image: Image, root: Path) -> list[str]:
         "--mode=root",
         "--format=directory",
         "--variant=apt",
+        *(
+            f'--setup-hook=echo {shlex.quote(_source(suite))} >>"$1"/etc/apt/sources.list'
+            for suite in image.more_suites
+        ),
         f"--include={','.join(image.packages)}",
         # The build is thrown away as a whole if the host goes down: nothing needs to reach the disk at once.
         "--dpkgopt=force-unsafe-io",
@@ -222,6 +237,10 @@ def _mmdebstrap_command(image: Image, root: Path) -> list[str]:
         image.suite,
         str(root),
     ]
+
+
+def _source(suite: str) -> str:
+    return f"deb http://deb.debian.org/debian {suite} main"
 
 
 def _host_apt_settings() -> list[str]:
