@@ -14,7 +14,7 @@ from dataclasses import dataclass
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_ARRAY_OF_MAPS = 1, 2, 12
 PROG_TYPE_KPROBE, PROG_TYPE_TRACEPOINT, PROG_TYPE_XDP = 2, 5, 6
 PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 17, 26
-ATTACH_TRACE_FENTRY, ATTACH_TRACE_FEXIT, ATTACH_XDP = 24, 25, 37
+ATTACH_TRACE_FENTRY, ATTACH_TRACE_FEXIT, ATTACH_XDP, ATTACH_PERF_EVENT = 24, 25, 37, 41
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 STATS_RUN_TIME = 0
 
@@ -233,7 +233,7 @@ def raw_tracepoint_open(name: str | None, program: int) -> int:
 
 
 def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> int:
-    """Attaches a program to an interface. Returns the link; closing it detaches."""
+    """Attaches a program to an interface (its index) or a perf event. Returns the link; closing it detaches."""
     opts = _LinkCreateOpts(ctypes.sizeof(_LinkCreateOpts), flags=flags)
     return _checked(_lib.bpf_link_create(program, target, attach_type, ctypes.byref(opts)), "link")
 

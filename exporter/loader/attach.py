@@ -2,7 +2,8 @@
 """Attaches loaded programs to hooks, each held by one descriptor: closing it, or dying, detaches.
 
 kprobe, kretprobe, uprobe, uretprobe and tracepoint are perf events (perf_event_open(2); the kprobe and uprobe PMUs are
-in the kernel since 4.17); fentry, fexit and raw tracepoints are links. XDP is in ``network``: interfaces come and go.
+in the kernel since 4.17), which links hold; fentry, fexit and raw tracepoints are links themselves. XDP is in
+``network``: interfaces come and go.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
-_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
+_IOC_SET_BPF = 0x40042408
 _ATTRIBUTES = struct.Struct("<IIQQQQQIIQQ")  # struct perf_event_attr up to config2
 _ATTRIBUTES_SIZE = 112  # PERF_ATTR_SIZE_VER5
 
@@ -181,7 +182,7 @@ def _resolve(hook: Hook) -> tuple[str, int]:
 
 
 def _perf_event(kind: int, config: int, program: int, config1: int = 0, config2: int = 0) -> int:
-    """Opens a perf event for all processes and gives it its program.
+    """Opens a perf event for all processes and gives it its program. Returns the descriptor that holds both.
 
     It is opened on one CPU, the first that is online, and yet the program runs on all: a probe is one thing to the
     kernel, and only its perf samples, which are not wanted, are per CPU.
@@ -195,12 +196,21 @@ def _perf_event(kind: int, config: int, program: int, config1: int = 0, config2:
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     try:
-        fcntl.ioctl(fd, _IOC_SET_BPF, program)
-        fcntl.ioctl(fd, _IOC_ENABLE, 0)
-    except OSError:
+        return give(fd, program)
+    finally:
         os.close(fd)
-        raise
-    return int(fd)
+
+
+def give(event: int, program: int) -> int:
+    """Gives a perf event its program, by a link. Returns the link, or where there are none the event's duplicate."""
+    try:
+        return libbpf.link_create(program, event, libbpf.ATTACH_PERF_EVENT)
+    except OSError as error:
+        # links to perf events are in the kernel since 5.15 (b89fbfbb854c, bpf: Implement minimal BPF perf link)
+        if error.errno != errno.EINVAL:
+            raise
+    fcntl.ioctl(event, _IOC_SET_BPF, program)
+    return os.dup(event)
 
 
 def _first_cpu() -> int:
