@@ -17,16 +17,19 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded of a probe. With it travel the descriptors: maps, programs, attachments, in this order.
+    """What was loaded of a probe. With it travel the descriptors: maps, programs, links, all other attachments.
 
-    maps and programs are names; attachments are pairs of a program's name and a hook's.
+    maps and programs are names; attachments are pairs of a program's name and a hook's. links are those of them that
+    tell what they missed, each by its program's name; misses_unknown are programs of which the kernel does not tell it.
     """
 
     mechanism: str
     tried: tuple[Attempt, ...]
     maps: tuple[str, ...]
     programs: tuple[str, ...]
+    links: tuple[str, ...]
     attachments: tuple[tuple[str, str], ...]
+    misses_unknown: tuple[str, ...]
     compiler: str
 
 
@@ -34,7 +37,8 @@ class Loaded:
 class ProbeStatus:
     """A probe as it stands. state is starting, running, degraded (a part is not attached) or failed.
 
-    declaration is the path of its YAML. details holds the compiler's, the verifier's and the kernel's own words.
+    declaration is the path of its YAML. misses_unknown are programs of which the kernel does not tell how many events
+    they missed. details holds the compiler's, the verifier's and the kernel's own words.
     """
 
     name: str
@@ -45,4 +49,5 @@ class ProbeStatus:
     details: str = ""
     tried: tuple[Attempt, ...] = ()
     attachments: tuple[tuple[str, str], ...] = ()
+    misses_unknown: tuple[str, ...] = ()
     declaration: str = ""

@@ -115,7 +115,7 @@ class _Held:
 
     probe: Probe
     loaded: Loaded
-    shared: list[int]  # maps and programs
+    shared: list[int]  # maps, programs and links that tell what they missed
     xdp: list[XdpAttachments] = field(default_factory=list)
 
 
@@ -245,11 +245,11 @@ class Supervisor:
         log.error("probe %s: failed: %s", probe.name, reason)
 
     def _adopt(self, probe: Probe, loaded: Loaded, fds: list[int]) -> None:
-        shared = len(loaded.maps) + len(loaded.programs)
+        shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
         held = _Held(probe, loaded, fds[:shared])
         hold(fds[shared:])
         if probe.interfaces:
-            programs = fds[len(loaded.maps) : shared]
+            programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
             held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]
         self._held[probe.name] = held
         self._set(
@@ -258,6 +258,7 @@ class Supervisor:
             mechanism=loaded.mechanism,
             tried=loaded.tried,
             attachments=loaded.attachments,
+            misses_unknown=loaded.misses_unknown,
         )
         for attempt in loaded.tried:
             log.info("probe %s: %s; using %s", probe.name, attempt.reason, loaded.mechanism)

@@ -41,7 +41,7 @@ class Statuses:
 
 @dataclass(frozen=True)
 class Adopt:
-    """From the supervisor, with descriptors of maps and programs: a probe runs, read it from now on."""
+    """From the supervisor, with descriptors of maps, programs and links: a probe runs, read it from now on."""
 
     probe: Probe
     loaded: Loaded
@@ -94,13 +94,14 @@ class Worker:
             self._health.statuses = {status.name: status for status in message.statuses}
             self._health.settled = message.settled
         elif isinstance(message, Adopt):
-            names, programs = message.loaded.maps, message.loaded.programs
-            by_name = dict(zip(names, fds, strict=False))
+            loaded, rest = message.loaded, iter(fds)
             self._health.running[message.probe.name] = Running(
-                maps=ProbeMaps(message.probe, by_name),
-                programs=dict(zip(programs, fds[len(names) :], strict=True)),
+                maps=ProbeMaps(message.probe, {name: next(rest) for name in loaded.maps}),
+                programs={name: next(rest) for name in loaded.programs},
+                links=list(zip(loaded.links, rest, strict=True)),
+                misses_unknown=loaded.misses_unknown,
             )
-            self._health.compiler = message.loaded.compiler
+            self._health.compiler = loaded.compiler
 
     def _read(self) -> None:
         began = time.monotonic()

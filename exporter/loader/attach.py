@@ -20,6 +20,10 @@ from exporter.probe import Hook
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
+# families of hooks that are perf events; of these the kprobes, which miss events by themselves too
+PERF_EVENTS = ("kprobe", "kretprobe", "uprobe", "uretprobe", "tracepoint")
+KPROBES = ("kprobe", "kretprobe")
+
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -83,7 +87,7 @@ def _last_line(error: libbpf.Refused) -> str:
 def attach(hook: Hook, program: int) -> int:
     """Attaches a loaded program. Returns the descriptor that holds it; raises AttachError or NoSuchHook."""
     try:
-        if hook.family in ("kprobe", "kretprobe"):
+        if hook.family in KPROBES:
             return _kprobe(hook, program)
         if hook.family in ("uprobe", "uretprobe"):
             return _uprobe(hook, program)
@@ -96,8 +100,22 @@ def attach(hook: Hook, program: int) -> int:
         raise AttachError(f"cannot attach to {hook}: {_explain(hook, number)}", errno=number) from error
 
 
+def tells_missed(hook: Hook, fd: int) -> bool:
+    """Whether the kernel tells how many of a hook's events its program did not run for; fd is what ``attach`` returned.
+
+    Of programs on perf events it does since 6.7 (dd8657894c11, bpf: Count missed stats in trace_call_bpf), which is
+    also when links came to tell what kprobes missed; of tracing programs since 5.12, which is when they began to miss.
+    """
+    if hook.family not in PERF_EVENTS:
+        return True
+    try:
+        return libbpf.link_missed(fd) is not None
+    except OSError:  # no link, but the perf event
+        return False
+
+
 def _explain(hook: Hook, number: int) -> str:
-    if number == errno.ENOENT and hook.family in ("kprobe", "kretprobe"):
+    if number == errno.ENOENT and hook.family in KPROBES:
         return f"this kernel has no function {hook.target} that can be probed"
     if number == errno.E2BIG:
         return "there are as many programs as the kernel takes on one hook (64)"

@@ -3,13 +3,14 @@
 
 import os
 import re
+from dataclasses import dataclass
 
 from exporter import libbpf
 from exporter.child import Crashed
 from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
 from exporter.loader import attach, cache, codegen
 from exporter.loader.bytecode import Bytecode, Map, relocate
-from exporter.probe import Mechanism, Probe
+from exporter.probe import Hook, Mechanism, Probe
 from exporter.status import MAX_DETAILS, Attempt, Loaded
 
 
@@ -20,6 +21,16 @@ class NothingHolds(ProbeError):
         super().__init__(reason, details)
         self.args = (reason, details, tried)
         self.tried = tried
+
+
+@dataclass(frozen=True)
+class _Attachment:
+    """A program, by its name, at a hook. fd holds it there."""
+
+    program: str
+    hook: Hook
+    fd: int
+    tells_missed: bool
 
 
 def start(probe: Probe) -> tuple[Loaded, list[int]]:
@@ -52,15 +63,19 @@ def load(probe: Probe, bytecode: Bytecode) -> tuple[Loaded, list[int]]:
             continue
         wanted = {"writing"}.union(*(codegen.map_names(table) for table in probe.tables if table.chosen))
         kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
+        links = [one for one in attachments if one.tells_missed and one.hook.family in attach.KPROBES]
+        others = [one for one in attachments if one not in links]
         loaded = Loaded(
             mechanism=name,
             tried=tuple(tried),
             maps=tuple(map_name for map_name, _ in kept),
             programs=tuple(programs),
-            attachments=tuple(names for names, _ in attachments),
+            links=tuple(link.program for link in links),
+            attachments=tuple((one.program, str(one.hook)) for one in attachments),
+            misses_unknown=tuple(dict.fromkeys(one.program for one in attachments if not one.tells_missed)),
             compiler=bytecode.compiler,
         )
-        fds = [fd for _, fd in kept] + list(programs.values()) + [fd for _, fd in attachments]
+        fds = [fd for _, fd in kept] + list(programs.values()) + [one.fd for one in links + others]
         return loaded, fds
     reasons = "; ".join(attempt.reason for attempt in tried)
     details = "\n\n".join(f"{attempt.reason}\n{attempt.details}".strip() for attempt in tried)
@@ -78,14 +93,14 @@ def _create(map_: Map) -> int:
 
 def _attach(
     probe: Probe, mechanism: Mechanism, bytecode: Bytecode, maps: list[int]
-) -> tuple[dict[str, int], list[tuple[tuple[str, str], int]]]:
+) -> tuple[dict[str, int], list[_Attachment]]:
     """Loads and attaches the programs of one mechanism, all or none.
 
     A function that is attached to several hooks is loaded once, except for fentry and fexit, where a program is loaded
     for one kernel function: those are named ``function@target`` from the second on.
     """
     programs: dict[str, int] = {}
-    attachments: list[tuple[tuple[str, str], int]] = []
+    attachments: list[_Attachment] = []
     try:
         for program in probe.programs(mechanism):
             if program.name not in bytecode.programs:
@@ -100,9 +115,10 @@ def _attach(
                 if name not in programs:
                     programs[name] = attach.load_for(hook, program.name, instructions)
                 if hook.family != "xdp":
-                    attachments.append(((name, str(hook)), attach.attach(hook, programs[name])))
+                    fd = attach.attach(hook, programs[name])
+                    attachments.append(_Attachment(name, hook, fd, attach.tells_missed(hook, fd)))
     except ProbeError:
-        for fd in [*programs.values(), *(fd for _, fd in attachments)]:
+        for fd in [*programs.values(), *(one.fd for one in attachments)]:
             os.close(fd)
         raise
     return programs, attachments

@@ -9,16 +9,29 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from exporter import __version__, libbpf
+from exporter.libbpf import ProgramStatistics
 from exporter.metrics.maps import ProbeMaps
 from exporter.status import ProbeStatus
 
 
 @dataclass
 class Running:
-    """A probe whose maps are here. programs are descriptors by name."""
+    """A probe whose maps are here. programs are descriptors by name.
+
+    links are those attachments that tell what they missed, as program and descriptor; misses_unknown are programs of
+    which the kernel does not tell it.
+    """
 
     maps: ProbeMaps
     programs: dict[str, int]
+    links: list[tuple[str, int]] = field(default_factory=list)
+    misses_unknown: tuple[str, ...] = ()
+
+    def missed(self, program: str, statistics: ProgramStatistics) -> int | None:
+        """Returns the events that a program was not run for, by the kernel and by each of its links; None: unknown."""
+        if program in self.misses_unknown:
+            return None
+        return statistics.missed + sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
 
 
 @dataclass(eq=False)
@@ -100,7 +113,8 @@ class Health:
                 statistics = libbpf.program_statistics(fd)
                 runs.add_metric([name, program], statistics.runs)
                 seconds.add_metric([name, program], statistics.run_ns / 1e9)
-                missed.add_metric([name, program], statistics.missed)
+                if (events := running.missed(program, statistics)) is not None:
+                    missed.add_metric([name, program], events)
         yield from (runs, seconds, missed)
 
     def _of_series(self) -> Iterator[Metric]:

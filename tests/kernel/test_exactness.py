@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Totals under load, under too many keys, and from two scrapers' eyes."""
 
-import json
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-
-import yaml
 
 from tests.kernel.conftest import Workload
 from tests.kernel.daemon import Daemon, Samples, by, count
@@ -125,38 +122,3 @@ def test_who_becomes_active_gets_a_series_within_three_reads(tmp_path: Path, wor
     assert count(pages[3], OPENS, comm="newcomer") >= 5003
     assert sums == sorted(sums)
     assert all(later - earlier >= 5003 for earlier, later in pairwise(sums))
-
-
-def test_events_that_the_kernel_did_not_show_are_counted(tmp_path: Path) -> None:
-    """A program whose own work causes its event again is not run again by the kernel: each such event is missed."""
-    folder = tmp_path / "probes"
-    folder.mkdir()
-    declared = {
-        "purpose": "Page faults in kernel mode; each causes another one.",
-        "attach": {"on_fault": "rawtracepoint:page_fault_kernel"},
-        "metrics": {"ebpf_faults_total": {"type": "counter", "help": "A test.", "labels": {"comm": "comm"}}},
-    }
-    (folder / "faults.yaml").write_text(yaml.safe_dump(declared))
-    (folder / "faults.c").write_text(
-        "int on_fault(void *ctx)\n"
-        "{ struct faults_key key = {}; u64 nothing; faults_add(&key, 1);\n"
-        "  bpf_probe_read_user(&nothing, sizeof(nothing), (void *)0x10); return 0; }\n"
-    )
-    with Daemon({"faults": {}}, folder=folder) as daemon:
-        # a read into memory that was never touched faults in the kernel
-        script = "import mmap, os\nbuffer = mmap.mmap(-1, 4096 * 53)\nzero = open('/dev/zero', 'rb', buffering=0)\n"
-        script += "for page in range(53): zero.readinto(memoryview(buffer)[page * 4096:page * 4096 + 16])"
-        subprocess.run(["/usr/bin/python3", "-c", script], check=True)
-        before, samples, after = kernels_own(), daemon.samples(), kernels_own()
-    assert count(samples, "ebpf_faults_total") >= 53
-    told = count(samples, "ebpf_exporter_events_missed_total", probe="faults", program="on_fault")
-    assert 53 <= before <= told <= after
-
-
-def kernels_own() -> int:
-    """Returns how often the kernel did not run our program, as bpftool tells it."""
-    out = subprocess.run(
-        ["bpftool", "prog", "show", "name", "on_fault", "--json"], check=True, capture_output=True
-    ).stdout
-    found = json.loads(out)
-    return int((found[0] if isinstance(found, list) else found)["recursion_misses"])

@@ -14,6 +14,7 @@
  *   readaheads FILE N WIDTH DRIFT SIZES
  *                            N readaheads on no file, after each of which the u64 in FILE is one more; the i-th (from 0)
  *                            has the offset i and the size (i / DRIFT + i % WIDTH) % SIZES: those in use change slowly
+ *   locks FILE N             locks FILE (fcntl), has N processes wait for that at once, lets them, unlocks it
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,6 +30,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PIECE 8192
@@ -201,6 +203,56 @@ static void readaheads(const char *path, long times, long width, long drift, lon
     printf("calls=%ld\n", times);
 }
 
+static void lock(int fd, int type)
+{
+    struct flock all = {.l_type = type, .l_whence = SEEK_SET};
+
+    if (fcntl(fd, F_SETLKW, &all))
+        die("lock");
+}
+
+/* How many processes wait for a lock of a file: "7: -> POSIX  ADVISORY  WRITE 4711 fe:00:131 0 EOF" */
+static int waiting(int fd)
+{
+    char line[256], inode[32];
+    struct stat about;
+    int found = 0;
+    FILE *locks = fopen("/proc/locks", "r");
+
+    if (!locks || fstat(fd, &about))
+        die("/proc/locks");
+    snprintf(inode, sizeof(inode), ":%lu ", (unsigned long)about.st_ino);
+    while (fgets(line, sizeof(line), locks))
+        found += strstr(line, "-> POSIX") && strstr(line, inode);
+    fclose(locks);
+    return found;
+}
+
+static void locks(const char *path, int others)
+{
+    int fd = open(path, O_RDWR | O_CREAT, 0600), status;
+
+    if (fd < 0)
+        die(path);
+    lock(fd, F_WRLCK);
+    for (int i = 0; i < others; i++) {
+        pid_t child = fork();
+        if (child < 0)
+            die("fork");
+        if (!child) {
+            lock(fd, F_WRLCK); /* its end is what lets the next one have it */
+            _exit(0);
+        }
+    }
+    while (waiting(fd) < others)
+        usleep(1000);
+    lock(fd, F_UNLCK);
+    for (int i = 0; i < others; i++)
+        if (wait(&status) < 0 || status)
+            die("wait");
+    printf("calls=%d\n", 1 + others + 1);
+}
+
 int main(int count, char **words)
 {
     if (count < 3)
@@ -224,6 +276,8 @@ int main(int count, char **words)
         bad_calls(words[3]);
     else if (!strcmp(words[2], "readaheads") && count == 8)
         readaheads(words[3], atol(words[4]), atol(words[5]), atol(words[6]), atol(words[7]));
+    else if (!strcmp(words[2], "locks") && count == 5)
+        locks(words[3], atoi(words[4]));
     else
         return 2;
     return 0;

@@ -25,6 +25,7 @@ class Kernel:
         self.opened: dict[int, str] = {}
         self.refused: set[str] = set()  # hooks to which nothing can be attached
         self.absent: set[str] = set()  # hooks that do not exist
+        self.mute: set[str] = set()  # hooks of which it does not tell what was missed
 
     def _open(self, name: str) -> int:
         fd = os.memfd_create("object")
@@ -54,12 +55,16 @@ class Kernel:
             raise AttachError(f"refused {hook}", "its words")
         return self._open(f"{self.opened[program]} at {hook}")
 
+    def tells_missed(self, hook: Hook, fd: int) -> bool:
+        assert self.opened[fd].endswith(f" at {hook}")
+        return str(hook) not in self.mute
+
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     stand_in = Kernel()
     monkeypatch.setattr(libbpf, "map_create", stand_in.map_create)
-    for name in ("exists", "load_for", "attach"):
+    for name in ("exists", "load_for", "attach", "tells_missed"):
         monkeypatch.setattr(attach, name, getattr(stand_in, name))
     yield stand_in
     for fd in stand_in.opened:
@@ -141,6 +146,22 @@ def test_one_function_at_two_hooks(kernel: Kernel, family: str, programs: tuple[
     assert loaded.programs == programs
     assert loaded.attachments == (("one", f"{family}:f"), (programs[-1], f"{family}:g"))
     assert len([name for name in kernel.opened.values() if name == f"program one for {family}"]) == len(programs)
+
+
+def test_links_that_tell_what_they_missed(kernel: Kernel) -> None:
+    """Kprobes that do go ahead of all other attachments; a program with a hook that does not is named as unknown."""
+    kernel.mute = {"tracepoint:a:b", "kprobe:h"}
+    hooks = {
+        "one": [Hook("tracepoint", "a:a"), Hook("kretprobe", "f"), Hook("kprobe", "g")],
+        "two": [Hook("kretprobe", "f"), Hook("kprobe", "h"), Hook("tracepoint", "a:b")],
+    }
+    loaded, fds = load.load(probe(hooks), BYTECODE)
+    assert (loaded.links, loaded.misses_unknown) == (("one", "one", "two"), ("two",))
+    assert loaded.attachments == tuple((name, str(hook)) for name, found in hooks.items() for hook in found)
+    assert [kernel.opened[fd].rpartition(" at ")[2] for fd in fds[len(loaded.maps) + len(loaded.programs) :]] == [
+        *("kretprobe:f", "kprobe:g", "kretprobe:f"),
+        *("tracepoint:a:a", "kprobe:h", "tracepoint:a:b"),
+    ]
 
 
 def test_xdp_is_loaded_and_not_attached(kernel: Kernel) -> None:

@@ -35,7 +35,9 @@ def health(monkeypatch: pytest.MonkeyPatch) -> Health:
         "q": ProbeStatus("q", "Counts.", "failed", reason='no "BTF"\nhere'),
         "r": ProbeStatus("r", "Counts.", "degraded"),
     }
-    one.running["p"] = Running(maps, {"on_event": 3})
+    monkeypatch.setattr(libbpf, "link_missed", lambda fd: fd * 100)
+    links = [("on_return", 1), ("on_return", 2), ("silent", 3)]
+    one.running["p"] = Running(maps, {"on_event": 3, "on_return": 5, "silent": 7}, links, ("silent",))
     return one
 
 
@@ -59,6 +61,7 @@ def text(health: Health, wanted: Format = TEXT) -> str:
         ("program_runs_total", {"probe": "p", "program": "on_event"}, 3.0),
         ("program_run_seconds_total", {"probe": "p", "program": "on_event"}, 3.0),
         ("events_missed_total", {"probe": "p", "program": "on_event"}, 4.0),
+        ("events_missed_total", {"probe": "p", "program": "on_return"}, 306.0),
         ("events_overflowed_total", {"probe": "p", "metric": "ebpf_a_total"}, 7.0),
         ("series", {"metric": "ebpf_a_total"}, 3.0),
         ("series_folded_total", {"metric": "ebpf_a_total"}, 3.0),
@@ -67,6 +70,13 @@ def text(health: Health, wanted: Format = TEXT) -> str:
 def test_value(health: Health, name: str, labels: dict[str, str], value: float) -> None:
     """Each of the exporter's own metrics has its value."""
     assert samples(text(health))[f"ebpf_exporter_{name}"][tuple(sorted(labels.items()))] == value
+
+
+def test_misses_that_the_kernel_does_not_tell_are_no_zero(health: Health) -> None:
+    """A program of which they are unknown has no series of them, and has all others."""
+    found = samples(text(health))
+    assert (("probe", "p"), ("program", "silent")) in found["ebpf_exporter_program_runs_total"]
+    assert (("probe", "p"), ("program", "silent")) not in found["ebpf_exporter_events_missed_total"]
 
 
 def test_versions(health: Health) -> None:
