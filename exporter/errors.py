@@ -5,6 +5,8 @@ ExporterError
 ├── ConfigError        a file that a user wrote is wrong; holds every problem found, each with file and line
 ├── StartError         the daemon can't start here: not root, a port is taken
 └── ProbeError         one probe can't run; all others do
+    ├── HookError      what a hook gives can't be known here: no BTF, no tracefs, no right to read them
+    │   └── UnknownHook    it does not exist here
     ├── HeadersError   neither BTF nor kernel headers
     ├── CompileError   the compiler refused the C; holds the compiler's words
     ├── LoadError      the kernel refused a program or a map; holds the verifier's words
@@ -58,6 +60,19 @@ class ProbeError(ExporterError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class HookError(ProbeError):
+    """What a hook is and gives can't be known here."""
+
+
+class UnknownHook(HookError):
+    """There is no such hook, function or file here. ``nearest`` has the names most like it, best first."""
+
+    def __init__(self, reason: str, nearest: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.args = (reason, nearest)
+        self.nearest = nearest
 
 
 class HeadersError(ProbeError):

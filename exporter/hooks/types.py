@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Type:
-    """A C type. name as C spells it (``struct sock *``); size in bytes, 0 where it has none.
+    """A C type. name as C spells it (``struct sock *``, ``char[16]``); size in bytes, 0 where it has none.
 
     kind is integer (also bool and enum), pointer, struct (also union), array or other. An array has its element; a
-    ``char`` array that ends with a NUL is an array as well. id is the type's number in btf, for pointers and structs.
+    ``char`` array that ends with a NUL is an array as well. id is the type's number in btf, for pointers and structs; 0
+    where it was read elsewhere. It is of one ``Btf`` object only.
     """
 
     name: str
@@ -48,8 +49,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Function:
-    """A kernel function by BTF. parameters are names with types, in their order."""
+    """A kernel function by BTF. parameters are names with types, in their order; module is "" in the kernel itself.
+
+    A parameter may have no name: "". Those behind ``...`` are not among them.
+    """
 
     name: str
     parameters: tuple[tuple[str, Type], ...]
     returns: Type
+    module: str = ""
