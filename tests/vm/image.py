@@ -129,6 +129,7 @@ USERLAND = (
     "python3-h11",
     "python3-jsonschema",
     "python3-prometheus-client",
+    "python3-pyelftools",
     "python3-pytest",
     "python3-yaml",
     "sudo",

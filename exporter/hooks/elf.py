@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""User-space files: where a library is, which functions and USDT probes a file has, whether Go made it."""
+
+import platform
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from exporter.errors import HookError, UnknownHook
+from exporter.hooks.names import did_you_mean, nearest
+
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ARCHITECTURES = {"x86_64": "x86-64", "aarch64": "AArch64"}  # how ldconfig -p calls them
+
+# Symbols are unpacked here: pyelftools makes an object of each, 40 microseconds, and a Go program has 100,000.
+_SYMBOL = {8: struct.Struct("<IBBHQQ"), 4: struct.Struct("<IIIBBH")}  # Elf64_Sym, Elf32_Sym
+_FUNC, _GNU_IFUNC = 2, 10
+
+# https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation
+_NT_STAPSDT = 3
+_NOTE = struct.Struct("<III")  # length of the name, of the description, type
+
+
+class Usdt(NamedTuple):
+    """A probe that a program's author put into it. arguments as the note has them: ``-4@%edi 8@(%rsp)``."""
+
+    provider: str
+    name: str
+    arguments: str
+
+
+def resolve(name: str) -> Path:
+    """Returns the file that a path, a library's short name or a program's name means.
+
+    A library is found as the dynamic loader does, in ldconfig's cache: ``c``, ``libc`` and ``libc.so.6`` are the same;
+    a program by the system's PATH. Raises UnknownHook where there is none.
+    """
+    if "/" in name:
+        if not Path(name).is_file():
+            raise UnknownHook(f"there is no file {name}")
+        return Path(name)
+    if found := _library(name):
+        return found
+    if program := shutil.which(name, path=_SYSTEM_PATH):
+        return Path(program)
+    raise UnknownHook(f"there is no library and no program {name} here")
+
+
+def _library(name: str) -> Path | None:
+    """Finds ``libNAME.so…`` among lines such as ``\\tlibc.so.6 (libc6,x86-64) => /lib/x86_64-linux-gnu/libc.so.6``."""
+    try:
+        listed = subprocess.run(
+            ["ldconfig", "-p"], capture_output=True, text=True, check=True, env={"PATH": _SYSTEM_PATH}
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):  # musl has none, nor a cache
+        return None
+    stem, _, version = name.removeprefix("lib").partition(".so")
+    file = rf"lib{re.escape(stem)}\.so{re.escape(version)}(?:\.\S+)?"
+    wanted = re.compile(rf"\s*{file} \((?P<kind>[^)]*)\) => (?P<path>.+)")
+    architecture = _ARCHITECTURES.get(platform.machine(), "")
+    for line in listed.splitlines():
+        if (match := wanted.fullmatch(line)) and architecture in match["kind"]:
+            return Path(match["path"])
+    return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ELFFile]:
+    """Opens an ELF file. Raises HookError, also for what turns out to be wrong while it is read."""
+    try:
+        with path.open("rb") as file:
+            yield ELFFile(file)
+    except OSError as error:
+        raise HookError(f"cannot read {path}: {error.strerror}") from error
+    except (ELFError, struct.error, ValueError) as error:
+        raise HookError(f"{path} is not a program or library that can be read: {error}") from error
+
+
+def symbols(path: Path) -> Iterator[str]:
+    """Yields the names of the functions that a file defines, each once: of .symtab, and of .dynsym, which strip leaves.
+
+    Raises HookError where it is not an ELF file or can't be read.
+    """
+    with _opened(path) as elf:
+        yield from dict.fromkeys(name.decode("utf-8", "backslashreplace") for name, _ in _functions(elf))
+
+
+def offset(path: Path, symbol: str) -> int:
+    """Returns where in a file a function starts, in bytes: what a uprobe wants.
+
+    Raises UnknownHook where the file does not define it, HookError where it is not an ELF file or can't be read.
+    """
+    with _opened(path) as elf:
+        wanted = symbol.encode()
+        for name, address in _functions(elf):
+            if name == wanted:
+                for segment in elf.iter_segments("PT_LOAD"):
+                    if segment["p_vaddr"] <= address < segment["p_vaddr"] + segment["p_memsz"]:
+                        return int(address - segment["p_vaddr"] + segment["p_offset"])
+        near = nearest(symbol, {name.decode("utf-8", "backslashreplace") for name, _ in _functions(elf)})
+    raise UnknownHook(f"there is no symbol {symbol} in {path}{did_you_mean(near)}", near)
+
+
+def _functions(elf: ELFFile) -> Iterator[tuple[bytes, int]]:
+    """Yields the functions that a file defines, with their addresses, some twice."""
+    for table in map(elf.get_section_by_name, (".symtab", ".dynsym")):
+        if table is None or table["sh_type"] == "SHT_NOBITS":  # the latter in files of debug information
+            continue
+        strings = elf.get_section(table["sh_link"]).data()
+        layout, wide = _SYMBOL[elf.elfclass // 8], elf.elfclass == 64
+        data = table.data()
+        for symbol in layout.iter_unpack(data[: len(data) // layout.size * layout.size]):
+            if wide:
+                start, info, _, section, address, _ = symbol
+            else:
+                start, address, _, info, _, section = symbol
+            if info & 0xF not in (_FUNC, _GNU_IFUNC) or not section:  # section 0: defined elsewhere
+                continue
+            # `memcpy@@GLIBC_2.14`: the linker writes the version behind the name in .symtab
+            if name := strings[start : strings.index(b"\0", start)].partition(b"@")[0]:
+                yield name, address
+
+
+def usdt(path: Path) -> tuple[Usdt, ...]:
+    """Returns the USDT probes of a file, in its order; one that stands in several places is there several times.
+
+    Raises HookError where it is not an ELF file or can't be read.
+    """
+    with _opened(path) as elf:
+        section = elf.get_section_by_name(".note.stapsdt")
+        return tuple(_notes(section.data(), elf.elfclass // 8)) if section else ()
+
+
+def _notes(data: bytes, word: int) -> Iterator[Usdt]:
+    """A description is three addresses (the probe's, the base's, the semaphore's), then three texts."""
+    position = 0
+    while position + _NOTE.size <= len(data):
+        name_size, size, kind = _NOTE.unpack_from(data, position)
+        start = position + _NOTE.size + (name_size + 3 & ~3)
+        if kind == _NT_STAPSDT:
+            texts = data[start + 3 * word : start + size].split(b"\0")
+            provider, name, arguments = (text.decode("utf-8", "backslashreplace") for text in texts[:3])
+            yield Usdt(provider, name, arguments)
+        position = start + (size + 3 & ~3)
+
+
+def is_go(path: Path) -> bool:
+    """Whether Go made a file: its functions move their stacks, so that a uretprobe crashes the program.
+
+    Raises HookError where it is not an ELF file or can't be read.
+    """
+    with _opened(path) as elf:
+        return any(elf.get_section_by_name(name) for name in (".go.buildinfo", ".note.go.buildid"))
