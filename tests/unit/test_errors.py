@@ -16,10 +16,12 @@ from exporter.errors import (
     ConfigError,
     ExporterError,
     HeadersError,
+    HookError,
     LoadError,
     ProbeError,
     Problem,
     StartError,
+    UnknownHook,
 )
 from exporter.loader.attach import NoSuchHook
 from exporter.loader.load import NothingHolds
@@ -31,6 +33,8 @@ EXAMPLES: list[ExporterError] = [
     StartError("not root"),
     ProbeError("reason", "details"),
     ProbeError("reason"),
+    HookError("reason"),
+    UnknownHook("reason", ("tcp_send_reset", "tcp_sendmsg")),
     HeadersError("reason", "details"),
     CompileError("reason", "details"),
     LoadError("reason", "details"),
