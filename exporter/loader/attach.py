@@ -15,7 +15,7 @@ import struct
 from pathlib import Path
 
 from exporter import libbpf
-from exporter.errors import AttachError, LoadError
+from exporter.errors import AttachError, HookError, LoadError, UnknownHook
 from exporter.probe import Hook
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -166,37 +166,18 @@ def _uprobe(hook: Hook, program: int) -> int:
     return _perf_event(kind, config, program, ctypes.addressof(name), offset)
 
 
-class _Symbol(ctypes.Structure):
-    """struct bcc_symbol of bcc_syms.h"""
-
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("demangle_name", ctypes.c_char_p),
-        ("module", ctypes.c_void_p),
-        ("offset", ctypes.c_uint64),
-    ]
-
-
 def _resolve(hook: Hook) -> tuple[str, int]:
     """Returns the file that has a uprobe's symbol and the symbol's offset in it. A library may be named as ``libc``."""
+    from exporter.hooks import elf  # pyelftools: only the children that need it load it
+
     module, _, symbol = hook.target.rpartition(":")
-    bcc = ctypes.CDLL("libbcc.so.0")
-    bcc.bcc_resolve_symname.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        ctypes.c_uint64,
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
-    if "/" in module and not Path(module).exists():
-        raise NoSuchHook(f"cannot attach to {hook}: there is no {module} here", errno=errno.ENOENT)
-    found = _Symbol()
-    short = module if "/" in module else module.removeprefix("lib")
-    if bcc.bcc_resolve_symname(short.encode(), symbol.encode(), 0, 0, None, ctypes.byref(found)) < 0:
-        reason = f"there is no symbol {symbol} in {module}" if "/" in module else f"no {module} here has {symbol}"
-        raise NoSuchHook(f"cannot attach to {hook}: {reason}", errno=errno.ENOENT)
-    return os.fsdecode(ctypes.cast(found.module, ctypes.c_char_p).value or b""), found.offset
+    try:
+        path = elf.resolve(module)
+        return str(path), elf.offset(path, symbol)
+    except UnknownHook as error:
+        raise NoSuchHook(f"cannot attach to {hook}: {error}", errno=errno.ENOENT) from error
+    except HookError as error:
+        raise AttachError(f"cannot attach to {hook}: {error}") from error
 
 
 def _perf_event(kind: int, config: int, program: int, config1: int = 0, config2: int = 0) -> int:
