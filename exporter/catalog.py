@@ -4,14 +4,20 @@
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from exporter import document, kinds
-from exporter.config import NAME, Config, Settings
-from exporter.document import Document, Where, one_of
-from exporter.errors import ConfigError, Problem
-from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program
+from exporter.config import NAME, SETTINGS, Config, Settings
+from exporter.document import Document, Where
+from exporter.errors import CompileError, ConfigError, Problem, one_of
+from exporter.expression import Expression, ExpressionError, Word
+from exporter.grammar import parse
+from exporter.loader import context, script
+from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program, powers_of_two
 
 _C_KEYWORDS = frozenset(
     "asm auto break case char const continue default do double else enum extern float for goto i386 if inline int "
@@ -68,81 +74,121 @@ _KIND = {
     "description": f"a kind of label: {kinds.ALLOWED}",
 }
 
-SCHEMA: dict[str, Any] = {
+_EXPRESSION = {
+    "type": ["string", "integer"],
+    "description": "an expression such as args.family == 2",
+}
+_SPAN = {
     "type": "object",
-    "description": "a probe: purpose, attach, metrics",
     "additionalProperties": False,
-    "required": ["purpose", "attach", "metrics"],
-    "properties": {
-        "purpose": {"type": "string", "minLength": 1, "description": "a sentence: what this probe counts"},
-        "attach": {
-            "anyOf": [_MECHANISM, {"type": "array", "items": _MECHANISM, "minItems": 1}],
-            "description": f"{_MECHANISM['description']}; or a list of such, tried in order",
-        },
-        "options": {
-            "type": "object",
-            "propertyNames": NAME,
-            "additionalProperties": {
+    "required": ["start", "end"],
+    "properties": {"start": _HOOK_NAME, "end": _HOOK_NAME},
+    "description": "{start: HOOK, end: HOOK}",
+}
+_EVENT = {"anyOf": [_HOOK_NAME, _SPAN], "description": f"{_HOOK_NAME['description']}; or {_SPAN['description']}"}
+
+
+def _label(form: dict[str, Any], key: str) -> dict[str, Any]:
+    """A label: what it is, or that with whether it is there by default."""
+    described = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [key],
+        "properties": {key: form, "default": {"type": "boolean"}},
+    }
+    return {
+        "anyOf": [*form.get("anyOf", [form]), described],
+        "description": f"{form['description']}; or {{{key}: …, default: false}}",
+    }
+
+
+def _declaration(
+    attach: dict[str, Any], label: dict[str, Any], also: dict[str, Any], of_metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """The form of a probe; also and of_metrics are what this sort of probe has besides."""
+    return {
+        "type": "object",
+        "description": "a probe: purpose, attach, metrics",
+        "additionalProperties": False,
+        "required": ["attach", "metrics"],
+        "properties": {
+            "purpose": {"type": "string", "minLength": 1, "description": "a sentence: what this probe counts"},
+            "attach": {
+                "anyOf": [*attach.get("anyOf", [attach]), {"type": "array", "items": attach, "minItems": 1}],
+                "description": f"{attach['description']}; or a list of such, tried in order",
+            },
+            "max_series": SETTINGS["max_series"],
+            "metrics": {
                 "type": "object",
-                "additionalProperties": False,
-                "required": ["default", "help"],
-                "properties": {
-                    "default": {"type": ["boolean", "integer"], "description": "true, false or a number"},
-                    "help": {"type": "string"},
+                "minProperties": 1,
+                "propertyNames": {
+                    "pattern": r"^ebpf_[a-z][a-z0-9_]*$(?!\n)",
+                    "maxLength": 200,
+                    "description": "a metric's name: ebpf_ and then small letters, digits and _",
                 },
+                "additionalProperties": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["type", "help"],
+                    "properties": {
+                        "type": {"enum": ["counter", "gauge", "histogram"]},
+                        "help": {"type": "string", "minLength": 1, "description": "a sentence"},
+                        "default": {"type": "boolean", "description": "true or false"},
+                        "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a factor such as 1e-9"},
+                        "keep": {"enum": ["last", "max"]},
+                        "exponents": {
+                            "type": "array",
+                            "items": {
+                                "type": "integer",
+                                "minimum": 0,
+                                "maximum": 63,
+                                "description": "a whole number from 0 to 63",
+                            },
+                            "minItems": 2,
+                            "maxItems": 2,
+                            "description": "[first, last] exponents of two for the buckets' bounds, from 0 to 63",
+                        },
+                        "bounds": {
+                            "type": "array",
+                            "items": {"type": "number", "minimum": 0, "description": "a number"},
+                            "minItems": 1,
+                            "maxItems": 60,
+                            "description": "a list of up to 60 bounds in the metric's unit, such as [0.001, 0.01, 0.1]",
+                        },
+                        "labels": {
+                            "type": "object",
+                            "propertyNames": NAME,
+                            "additionalProperties": label,
+                            "description": "labels by their names, such as {comm: comm}",
+                        },
+                        **of_metrics,
+                    },
+                },
+                "description": "metrics by their names",
             },
+            **also,
         },
-        "metrics": {
-            "type": "object",
-            "minProperties": 1,
-            "propertyNames": {
-                "pattern": r"^ebpf_[a-z][a-z0-9_]*$(?!\n)",
-                "description": "a metric's name: ebpf_ and then small letters, digits and _",
-            },
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["type", "help"],
-                "properties": {
-                    "type": {"enum": ["counter", "histogram"]},
-                    "help": {"type": "string", "minLength": 1, "description": "a sentence"},
-                    "default": {"type": "boolean", "description": "true or false"},
-                    "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a factor such as 1e-9"},
-                    "exponents": {
-                        "type": "array",
-                        "items": {
-                            "type": "integer",
-                            "minimum": 0,
-                            "maximum": 63,
-                            "description": "a whole number from 0 to 63",
-                        },
-                        "minItems": 2,
-                        "maxItems": 2,
-                        "description": "[first, last] exponents of two for the buckets' bounds, from 0 to 63",
-                    },
-                    "labels": {
-                        "type": "object",
-                        "propertyNames": NAME,
-                        "additionalProperties": {
-                            "anyOf": [
-                                *_KIND["anyOf"],
-                                {
-                                    "type": "object",
-                                    "additionalProperties": False,
-                                    "required": ["kind"],
-                                    "properties": {"kind": _KIND, "default": {"type": "boolean"}},
-                                },
-                            ],
-                            "description": f"{_KIND['description']}; or {{kind: …, default: false}}",
-                        },
-                        "description": "labels with their kinds, such as {comm: comm}",
-                    },
-                },
-            },
-            "description": "metrics by their names",
+    }
+
+
+_OPTIONS = {
+    "type": "object",
+    "propertyNames": NAME,
+    "additionalProperties": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["default", "help"],
+        "properties": {
+            "default": {"type": ["boolean", "integer"], "description": "true, false or a number"},
+            "help": {"type": "string"},
         },
     },
 }
+_SOURCE = {"type": "string", "minLength": 1, "description": "a C file"}
+
+# a probe whose programs are C, and one whose programs are expressions
+IN_C = _declaration(_MECHANISM, _label(_KIND, "kind"), {"options": _OPTIONS, "source": _SOURCE}, {})
+IN_YAML = _declaration(_EVENT, _label(_EXPRESSION, "value"), {"where": _EXPRESSION}, {"value": _EXPRESSION})
 
 
 def load(config: Config) -> list[Probe]:
@@ -154,6 +200,12 @@ def load(config: Config) -> list[Probe]:
     problems = [*config.problems, *_folder_problems(config)]
     found = available(config)
     for name, settings in config.probes.items():
+        if name in config.declared:
+            try:
+                probes.append(declared_probe(name, config.declared[name]))
+            except ConfigError as error:
+                problems.extend(error.problems)
+            continue
         if name not in found:
             message = f"unknown probe; {one_of(name, sorted(found))}"
             problems.append(config.document.problem(("probes", name), message))
@@ -218,29 +270,86 @@ def _folder_problems(config: Config) -> list[Problem]:
 
 
 def read(path: Path) -> Probe:
-    """Reads a probe's pair of files, without a config's word. Raises ConfigError with every problem."""
-    declared = document.read(path)
-    problems = document.validate(declared, SCHEMA)
+    """Reads a probe's YAML, and its C if it has one, without a config's word. Raises ConfigError with every problem."""
+    return declared_probe(path.stem, document.read(path), path.with_suffix(".c"))
+
+
+def declared_probe(name: str, declared: Document, beside: Path | None = None) -> Probe:
+    """Returns a probe from its declaration: a file of its own, or a part of the config.
+
+    Its C is the file that ``source`` names, or the one beside the declaration. Without C, its programs are made from
+    expressions. Raises ConfigError with every problem.
+    """
+    value = declared.value
+    source = _source(declared, beside)
+    scripted = source is None and _is_event(value.get("attach") if isinstance(value, dict) else None)
+    problems = document.validate(declared, IN_YAML if scripted else IN_C)
     if problems:
         raise ConfigError(problems)
-    value = declared.value
-    source = path.with_suffix(".c")
-    metrics = tuple(_metric(declared, name, problems) for name in value["metrics"])
+    if not scripted and source is None:
+        source = beside or declared.path.with_suffix(".c")
+    metrics = tuple(_metric(declared, metric, scripted, problems) for metric in value["metrics"])
     attach = value["attach"] if isinstance(value["attach"], list) else [value["attach"]]
+    mechanisms = [_event(item, index) if scripted else _mechanism(item) for index, item in enumerate(attach)]
     probe = Probe(
-        name=path.stem,
-        purpose=" ".join(value["purpose"].split()),
-        declaration=path,
+        name=name,
+        purpose=" ".join(value.get("purpose", _purpose(mechanisms)).split()),
+        declaration=declared.path,
         source=source,
-        mechanisms=tuple(_mechanism(mechanism) for mechanism in attach),
+        mechanisms=tuple(mechanisms),
         metrics=metrics,
         options=tuple((name, option["default"]) for name, option in value.get("options", {}).items()),
+        max_series=value.get("max_series", Probe.max_series),
+        where=_expression(declared, ("where",), value.get("where"), problems) if scripted else None,
     )
+    problems.extend(_hook_problems(probe, declared))
     problems.extend(_clashes(probe, declared))
-    problems.extend(_source_problems(probe, declared))
+    if source:
+        problems.extend(_source_problems(probe, source, declared))
+    elif not problems:
+        problems.extend(_script_problems(probe, declared))
     if problems:
         raise ConfigError(problems)
     return probe
+
+
+def _source(declared: Document, beside: Path | None) -> Path | None:
+    named = declared.value.get("source") if isinstance(declared.value, dict) else None
+    if isinstance(named, str) and named:
+        return declared.path.parent / named
+    return beside if beside and beside.exists() else None
+
+
+def _is_event(attach: Any) -> bool:
+    """Whether hooks are named without C functions."""
+    if isinstance(attach, list):
+        return bool(attach) and all(map(_is_event, attach))
+    return isinstance(attach, str) or (isinstance(attach, dict) and len(attach) > 0 and set(attach) <= {"start", "end"})
+
+
+def _purpose(mechanisms: list[Mechanism]) -> str:
+    hooks = [str(program.hooks[0]) for program in mechanisms[0].programs]
+    return f"Events of {hooks[0]}." if len(hooks) == 1 else f"What is between {hooks[0]} and {hooks[1]}."
+
+
+def _event(value: str | dict[str, str], index: int) -> Mechanism:
+    """The programs of expressions; those of a further alternative are numbered."""
+    number = f"_{index + 1}" if index else ""
+    if isinstance(value, str):
+        return Mechanism((Program(f"on_event{number}", (_hook(value),)),))
+    return Mechanism(tuple(Program(f"on_{end}{number}", (_hook(value[end]),)) for end in ("start", "end")))
+
+
+def _expression(declared: Document, where: Where, text: str | int | None, problems: list[Problem]) -> Expression | None:
+    """Parses an expression; what is wrong with it goes to problems."""
+    if text is None:
+        return None
+    try:
+        tree = parse(str(text))
+    except ExpressionError as error:
+        problems.append(declared.problem(where, str(error)))
+        return None
+    return Expression(tree, str(text), declared.problem(where, ""))
 
 
 def _mechanism(value: dict[str, Any]) -> Mechanism:
@@ -259,37 +368,135 @@ def _hook(value: str | dict[str, Any]) -> Hook:
     return Hook(family, target, optional)
 
 
-def _metric(declared: Document, name: str, problems: list[Problem]) -> Metric:
+_TIME_EXPONENTS = 10, 34  # of nanoseconds: 1 microsecond to 17 seconds
+_EXPONENTS = 0, 24
+_LYING = ("_bucket", "_sum", "_count", "_created", "_info")
+
+
+def _metric(declared: Document, name: str, scripted: bool, problems: list[Problem]) -> Metric:
     """Reads one metric; what is wrong with it goes to problems."""
     value = declared.value["metrics"][name]
     where: Where = ("metrics", name)
+    kind = value["type"]
     labels: list[Label] = []
     for label, spec in value.get("labels", {}).items():
-        kind, default = (spec["kind"], spec.get("default", True)) if isinstance(spec, dict) else (spec, True)
+        place: Where = (*where, "labels", label)
+        if scripted:
+            text, default = (spec["value"], spec.get("default", True)) if isinstance(spec, dict) else (spec, True)
+            expression = _expression(declared, place, text, problems)
+            if expression:
+                labels.append(Label(label, kinds.parse("u64"), default, expression))
+            continue
+        named, default = (spec["kind"], spec.get("default", True)) if isinstance(spec, dict) else (spec, True)
         try:
-            labels.append(Label(label, kinds.parse(kind), default))
+            labels.append(Label(label, kinds.parse(named), default))
         except ValueError as error:
-            problems.append(declared.problem((*where, "labels", label), str(error)))
-    histogram = value["type"] == "histogram"
-    if histogram != ("exponents" in value):
-        message = "a histogram needs exponents: [first, last]" if histogram else "exponents are for histograms"
-        problems.append(declared.problem(where, message))
-    first, last = value.get("exponents", (0, 0))
+            problems.append(declared.problem(place, str(error)))
+    given = _expression(declared, (*where, "value"), value.get("value"), problems)
+    if kind != "counter" and scripted and "value" not in value:
+        problems.append(declared.problem(where, f"a {kind} needs a value: such as {{value: retval}}"))
+    if "keep" in value and kind != "gauge":
+        problems.append(declared.problem((*where, "keep"), "is for gauges"))
     if not math.isfinite(value.get("scale", 1.0)):
         problems.append(declared.problem((*where, "scale"), "expected a factor such as 1e-9"))
-    if first > last:
-        problems.append(declared.problem((*where, "exponents"), "the first is above the last"))
-    if name.endswith("_total") != (value["type"] == "counter"):
+        return Metric(name, kind, value["help"], tuple(labels))
+    elapsed = given is not None and given.tree == Word(("elapsed",))
+    scale = float(value.get("scale", 1e-9 if elapsed else 1.0))
+    if name.endswith("_total") != (kind == "counter"):
         problems.append(declared.problem(where, "the name of a counter, and of nothing else, ends in _total"))
+    elif name.endswith(_LYING):
+        problems.append(declared.problem(where, f"a name that ends in {', '.join(_LYING)} says what it is not"))
+    bounds, les = _bounds(
+        declared, where, scale, (_TIME_EXPONENTS if elapsed else _EXPONENTS) if scripted else None, problems
+    )
     return Metric(
         name=name,
-        type=value["type"],
+        type=kind,
         help=" ".join(value["help"].split()),
         labels=tuple(labels),
         chosen=value.get("default", True),
-        scale=float(value.get("scale", 1.0)),
-        exponents=(first, last),
+        scale=scale,
+        bounds=bounds,
+        les=les,
+        keep=value.get("keep", "last") if kind == "gauge" else "",
+        value=given,
     )
+
+
+def _bounds(
+    declared: Document, where: Where, scale: float, default: tuple[int, int] | None, problems: list[Problem]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Returns a histogram's bounds in the kernel's unit, and as the page has them."""
+    value = declared.value["metrics"][where[-1]]
+    exponents, bounds = value.get("exponents", default), value.get("bounds")
+    if value["type"] != "histogram":
+        if "exponents" in value or bounds:
+            problems.append(declared.problem(where, "exponents and bounds are for histograms"))
+        return (), ()
+    if "exponents" in value and bounds:
+        problems.append(declared.problem(where, "has exponents and bounds: one of them is enough"))
+    if bounds:
+        if not all(map(math.isfinite, bounds)) or any(low >= high for low, high in pairwise(bounds)):
+            problems.append(declared.problem((*where, "bounds"), "each is to be above the one before"))
+            return (), ()
+        # the kernel's numbers are whole: what is at most 2.5 is at most 2
+        whole = tuple(math.floor(Fraction(repr(bound)) / Fraction(repr(scale))) for bound in bounds)
+        if whole[-1] >= 2**64:
+            problems.append(declared.problem((*where, "bounds"), "the last is beyond 64 bits in the kernel's unit"))
+        return whole, tuple(repr(float(bound)) for bound in bounds)
+    if exponents is None:
+        problems.append(declared.problem(where, "a histogram needs exponents: [first, last], or bounds"))
+        return (), ()
+    first, last = exponents
+    if first > last:
+        problems.append(declared.problem((*where, "exponents"), "the first is above the last"))
+    return powers_of_two(first, last, scale)
+
+
+_TARGETS = {
+    "kprobe": r"[A-Za-z_][\w.]*",
+    "fentry": r"[A-Za-z_][\w.]*",
+    "tracepoint": r"[\w-]+:[\w-]+",
+    "rawtracepoint": r"\w+",
+    "uprobe": r"[^\s:]+:[\w.@$~<>()*&,:-]+",
+    "usdt": r"[^\s:]+:\w[\w-]*:\w[\w-]*",
+    "profile": r"(hz|s|ms|us):[1-9][0-9]{0,8}",
+    "software": r"[a-z-]+(:[1-9][0-9]{0,17})?",
+    "hardware": r"[a-zA-Z-]+(:[1-9][0-9]{0,17})?",
+    "xdp": "",
+}
+_FORMS = {
+    "kprobe": "kprobe:FUNCTION", "fentry": "fentry:FUNCTION", "tracepoint": "tracepoint:CATEGORY:EVENT",
+    "rawtracepoint": "rawtracepoint:EVENT", "uprobe": "uprobe:FILE:SYMBOL", "usdt": "usdt:FILE:PROVIDER:NAME",
+    "profile": "profile:hz:99", "software": "software:EVENT:PERIOD", "hardware": "hardware:EVENT:PERIOD", "xdp": "xdp",
+}  # fmt: skip
+_AS = {"kretprobe": "kprobe", "uretprobe": "uprobe", "fexit": "fentry"}
+
+
+def _hook_problems(probe: Probe, declared: Document) -> Iterator[Problem]:
+    """What can be known of a hook's name without a kernel."""
+    for mechanism in probe.mechanisms:
+        for program in mechanism.programs:
+            for hook in program.hooks:
+                family = _AS.get(hook.family, hook.family)
+                if re.fullmatch(_TARGETS[family], hook.target) is None:
+                    form = _FORMS[family].replace(family, hook.family, 1)
+                    yield declared.problem(("attach",), f"{hook}: expected {form}; a probe names its hooks one by one")
+                elif hook.family == "xdp" and not probe.source:
+                    yield declared.problem(("attach",), "xdp needs C: an expression has no packets")
+
+
+def _script_problems(probe: Probe, declared: Document) -> list[Problem]:
+    """What is wrong with expressions, as far as that can be known without a kernel."""
+    problems = [
+        problem for mechanism in probe.mechanisms for problem in script.problems(probe, *context.offline(mechanism))
+    ]
+    if not problems:
+        try:
+            script.resolve(probe, context.offline)
+        except CompileError as error:
+            problems.append(declared.problem((), error.reason))
+    return problems
 
 
 def _clashes(probe: Probe, declared: Document) -> list[Problem]:
@@ -313,12 +520,12 @@ def _clashes(probe: Probe, declared: Document) -> list[Problem]:
     return problems
 
 
-def _source_problems(probe: Probe, declared: Document) -> list[Problem]:
+def _source_problems(probe: Probe, source: Path, declared: Document) -> list[Problem]:
     """Compares the YAML with the C as far as that is possible without a compiler."""
     try:
-        c = probe.source.read_text(errors="replace")
+        c = source.read_text(errors="replace")
     except OSError as error:
-        return [Problem(probe.source, 0, f"cannot be read: {error.strerror}; it is the C of {declared.path}")]
+        return [Problem(source, 0, f"cannot be read: {error.strerror}; it is the C of {declared.path}")]
     names = {metric.name for metric in probe.metrics} | {
         label.name for metric in probe.metrics for label in metric.labels
     }
@@ -328,7 +535,7 @@ def _source_problems(probe: Probe, declared: Document) -> list[Problem]:
         for program in mechanism.programs:
             where: Where = ("attach", index, program.name) if listed else ("attach", program.name)
             if not re.search(rf"\b{program.name}\b\s*[(,]", c):
-                problems.append(declared.problem(where, f"{probe.source} has no function of this name"))
+                problems.append(declared.problem(where, f"{source} has no function of this name"))
             for name in program.needed_for:
                 if name not in names:
                     problems.append(declared.problem((*where, "for"), f"{name!r}: {one_of(name, sorted(names))}"))

@@ -46,6 +46,9 @@ SETTINGS: dict[str, Any] = {
     "mode": {"enum": ["auto", "native", "generic"]},
 }
 
+# a probe that the config itself declares; the catalog knows its form
+DECLARED: dict[str, Any] = {"type": "object", "required": ["attach"]}
+
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "description": "settings, such as probes:",
@@ -77,10 +80,13 @@ SCHEMA: dict[str, Any] = {
             "minProperties": 1,
             "propertyNames": NAME,
             "additionalProperties": {
-                "type": ["object", "null"],
-                "additionalProperties": False,
-                "properties": SETTINGS,
-                "description": "the probe's settings, or {} for its defaults",
+                "if": DECLARED,
+                "else": {
+                    "type": ["object", "null"],
+                    "additionalProperties": False,
+                    "properties": SETTINGS,
+                    "description": "the probe's settings, or {} for its defaults",
+                },
             },
             "description": "the probes to run, such as {file_opens: {}}",
         },
@@ -102,13 +108,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Config:
-    """A config. interval in seconds. The document is kept for the lines of later problems."""
+    """A config. interval in seconds. The document is kept for the lines of later problems.
+
+    declared has the probes that the config itself declares; they are in probes as well, with their settings.
+    """
 
     document: Document
     listen: tuple[tuple[str, int], ...]
     interval: float
     probe_folders: tuple[Path, ...]
     probes: dict[str, Settings] = field(default_factory=dict)
+    declared: dict[str, Document] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 
@@ -138,9 +148,18 @@ def load(path: Path) -> Config:
             path.parent / item for item in good(found.value, "probe_folders", top["probe_folders"], [])
         ),
         probes={
-            name: _settings({key: item for key, item in (settings or {}).items() if _fits_setting(key, item)})
+            name: _settings(
+                {key: item for key, item in (settings or {}).items() if _fits_setting(key, item)}
+                if not document.fits(settings, DECLARED)
+                else {}
+            )
             for name, settings in (probes if isinstance(probes, dict) else {}).items()
             if document.fits(name, NAME) and (settings is None or isinstance(settings, dict))
+        },
+        declared={
+            name: found.part(("probes", name))
+            for name, value in (probes if isinstance(probes, dict) else {}).items()
+            if document.fits(name, NAME) and document.fits(value, DECLARED)
         },
         problems=tuple(problems),
     )

@@ -4,8 +4,7 @@
 Imports PyYAML and jsonschema, which together take 15 MB: only short-lived processes import this module.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 from yaml.reader import ReaderError
 
-from exporter.errors import ConfigError, Problem
+from exporter.errors import ConfigError, Problem, one_of
 
 Where = tuple[str | int, ...]  # ("probes", "xdp", "interfaces", 0)
 
@@ -29,16 +28,25 @@ class Document:
     path: Path
     value: Any
     lines: Mapping[Where, int]
+    base: Where = ()  # of a part, where it is in the file
 
     def line(self, where: Where) -> int:
         """Returns the line of a place, or of the nearest place around it."""
+        where = (*self.base, *where)
         while where and where not in self.lines:
             where = where[:-1]
         return self.lines.get(where, 1)
 
+    def part(self, where: Where) -> "Document":
+        """Returns what stands at a place, as a document of its own whose problems name the place in the file."""
+        value = self.value
+        for step in where:
+            value = value[step]
+        return Document(self.path, value, self.lines, (*self.base, *where))
+
     def problem(self, where: Where, message: str) -> Problem:
         """Returns a problem at a place, its message led by the place's name: ``probes.xdp.interfaces: …``."""
-        name = ".".join(str(part) for part in where)
+        name = ".".join(str(part) for part in (*self.base, *where))
         return Problem(self.path, self.line(where), f"{name}: {message}" if name else message)
 
 
@@ -180,10 +188,3 @@ def _shown(value: Any) -> str:
         return repr(value)[:200]
     except ValueError:  # Python does not write integers of over 4,300 digits
         return "a number of thousands of digits"
-
-
-def one_of(word: str, allowed: Sequence[str]) -> str:
-    """Returns what could stand in a word's place: the likely one, if one is near, and all that are allowed."""
-    near = difflib.get_close_matches(word, allowed, n=1)
-    listed = f"allowed: {', '.join(allowed) or 'none'}"
-    return f"did you mean {near[0]!r}? {listed}" if near else listed

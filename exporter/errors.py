@@ -15,6 +15,8 @@ ExporterError
 All are made from positional arguments alone, so that they survive being pickled on the way between two processes.
 """
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,3 +96,10 @@ class AttachError(ProbeError):
         super().__init__(reason, details)
         self.args = (reason, details, errno)
         self.errno = errno
+
+
+def one_of(word: str, allowed: Sequence[str]) -> str:
+    """Returns what could stand in a word's place: the likely one, if one is near, and all that are allowed."""
+    near = difflib.get_close_matches(word, allowed, n=1)
+    listed = f"allowed: {', '.join(allowed) or 'none'}"
+    return f"did you mean {near[0]!r}? {listed}" if near else listed

@@ -6,6 +6,7 @@ nature (an errno, a protocol); when series run out, unbounded labels read ``(oth
 """
 
 import errno as errnos
+import ipaddress
 import os
 import re
 import socket
@@ -46,6 +47,16 @@ def _number(data: bytes) -> int:
 
 def _decimal(_: Kind, data: bytes) -> str:
     return str(_number(data))
+
+
+def _signed(_: Kind, data: bytes) -> str:
+    return str(int.from_bytes(data, sys.byteorder, signed=True))
+
+
+def _ip(_: Kind, data: bytes) -> str:
+    """An address of IPv4 is kept as one of IPv6 that it is mapped into."""
+    address = ipaddress.IPv6Address(data)
+    return str(address.ipv4_mapped or address)
 
 
 def _string(_: Kind, data: bytes) -> str:
@@ -105,7 +116,10 @@ _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
     "protocol": _protocol,
     "u32": _decimal,
     "u64": _decimal,
+    "s64": _signed,
+    "ip": _ip,
     "enum": _enum,
+    "bool": _enum,
 }
 
 _SIMPLE = {
@@ -120,6 +134,9 @@ _SIMPLE = {
         Kind("protocol", "u16", 2, 2, True),
         Kind("u32", "u32", 4, 4, False),
         Kind("u64", "u64", 8, 8, False),
+        Kind("s64", "s64", 8, 8, False),
+        Kind("ip", "u8[16]", 16, 1, False),
+        Kind("bool", "u8", 1, 1, True, values=("false", "true")),
     )
 }
 

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from exporter.expression import Expression
 from exporter.kinds import Kind
 
-FAMILIES = ("kprobe", "kretprobe", "fentry", "fexit", "tracepoint", "rawtracepoint", "uprobe", "uretprobe", "xdp")
+FAMILIES = (
+    "kprobe", "kretprobe", "fentry", "fexit", "tracepoint", "rawtracepoint", "uprobe", "uretprobe", "usdt",
+    "profile", "software", "hardware", "xdp",
+)  # fmt: skip
 
 OTHER = "(other)"  # what an unbounded label reads where its true value has no series
 
@@ -58,19 +62,21 @@ class Mechanism:
 
 @dataclass(frozen=True)
 class Label:
-    """A label that a metric can have; chosen says whether this config wants it."""
+    """A label that a metric can have; chosen says whether this config wants it. value gives it, where no C does."""
 
     name: str
     kind: Kind
     chosen: bool = True
+    value: Expression | None = None
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric that a probe can have; chosen says whether this config wants it.
 
-    A histogram has buckets at 2**first_exponent … 2**last_exponent in the kernel's unit, and one for what is above;
-    scale takes the kernel's unit (nanoseconds, say) to the exposed base unit (seconds).
+    A histogram's bounds are inclusive and in the kernel's unit; above the last there is one bucket more. les are the
+    bounds as the page has them. scale takes the kernel's unit (nanoseconds, say) to the exposed base unit (seconds). A
+    gauge keeps the last value, or the max. value gives what is counted, where no C does; without it, events are.
     """
 
     name: str
@@ -79,12 +85,22 @@ class Metric:
     labels: tuple[Label, ...]
     chosen: bool = True
     scale: float = 1.0
-    exponents: tuple[int, int] = (0, 0)
+    bounds: tuple[int, ...] = ()
+    les: tuple[str, ...] = ()
+    keep: str = ""
+    value: Expression | None = None
 
     @property
     def short_name(self) -> str:
         """The name that the generated C gives it: ``ebpf_file_io_bytes_total`` -> ``file_io_bytes``."""
         return self.name.removeprefix("ebpf_").removesuffix("_total")
+
+
+def powers_of_two(first: int, last: int, scale: float = 1.0) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Returns a histogram's bounds and les: 2**first … 2**last."""
+    return tuple(2**number for number in range(first, last + 1)), tuple(
+        repr(2**number * scale) for number in range(first, last + 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,11 @@ class Table:
     @property
     def histogram(self) -> bool:
         return self.metrics[0].type == "histogram"
+
+    @property
+    def keep(self) -> str:
+        """Of gauges, ``last`` or ``max``; else the values are added up."""
+        return self.metrics[0].keep
 
     @property
     def chosen(self) -> bool:
@@ -183,27 +204,31 @@ class Table:
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe with the config applied. source is its C, declaration its YAML."""
+    """A probe with the config applied. declaration is its YAML; source its C, None where expressions say it all.
+
+    where, an expression, says which events count.
+    """
 
     name: str
     purpose: str
     declaration: Path
-    source: Path
+    source: Path | None
     mechanisms: tuple[Mechanism, ...]
     metrics: tuple[Metric, ...]
     options: tuple[tuple[str, int], ...] = ()
     max_series: int = 1000
     interfaces: tuple[str, ...] = ()
     mode: str = "auto"
+    where: Expression | None = None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         """The metrics, grouped by type and declared labels. What the config leaves out does not change the groups."""
         groups: dict[object, list[Metric]] = {}
         for metric in self.metrics:
-            shape = tuple((label.name, label.kind) for label in metric.labels)
+            shape = tuple((label.name, label.kind, label.value) for label in metric.labels)
             alone = metric.name if metric.type == "histogram" else ""
-            groups.setdefault((metric.type, shape, alone), []).append(metric)
+            groups.setdefault((metric.type, metric.keep, shape, alone), []).append(metric)
         return tuple(Table(tuple(metrics)) for metrics in groups.values())
 
     @property

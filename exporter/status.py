@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+from exporter.probe import Probe
+
 MAX_DETAILS = 64 * 1024  # characters of a compiler's or the verifier's words that are kept and shown: the last ones
 
 
@@ -19,10 +21,11 @@ class Attempt:
 class Loaded:
     """What was loaded of a probe. With it travel the descriptors: maps, programs, links, all other attachments.
 
-    maps and programs are names; attachments are pairs of a program's name and a hook's. links are those of them that
-    tell what they missed, each by its program's name; misses_unknown are programs of which the kernel does not tell it.
+    probe is what was wanted, with all its kinds of label known. maps and programs are names; attachments are pairs of a
+    program's name and a hook's. links are those of them that tell what they missed, each by its program's name; misses_unknown are programs of which the kernel does not tell it.
     """
 
+    probe: Probe
     mechanism: str
     tried: tuple[Attempt, ...]
     maps: tuple[str, ...]

@@ -337,7 +337,7 @@ class Supervisor:
         self._start_worker()
 
     def _give(self, held: _Held) -> None:
-        self._send(worker.Adopt(held.probe, held.loaded), held.shared)
+        self._send(worker.Adopt(held.loaded), held.shared)
 
     def _tell_statuses(self) -> None:
         settled = not self._waiting and not self._compiling

@@ -20,7 +20,6 @@ from exporter.metrics import exposition, maps
 from exporter.metrics.exposition import Format
 from exporter.metrics.health import Health, Running
 from exporter.metrics.maps import Barrier, ProbeMaps
-from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 from exporter.web.server import Server
 from exporter.web.site import Site
@@ -43,7 +42,6 @@ class Statuses:
 class Adopt:
     """From the supervisor, with descriptors of maps, programs and links: a probe runs, read it from now on."""
 
-    probe: Probe
     loaded: Loaded
 
 
@@ -95,11 +93,13 @@ class Worker:
             self._health.settled = message.settled
         elif isinstance(message, Adopt):
             loaded, rest = message.loaded, iter(fds)
-            self._health.running[message.probe.name] = Running(
-                maps=ProbeMaps(message.probe, {name: next(rest) for name in loaded.maps}),
+            by_name = {name: next(rest) for name in loaded.maps}
+            self._health.running[loaded.probe.name] = Running(
+                maps=ProbeMaps(loaded.probe, by_name),
                 programs={name: next(rest) for name in loaded.programs},
                 links=list(zip(loaded.links, rest, strict=True)),
                 misses_unknown=loaded.misses_unknown,
+                starts_missed=by_name.get("missed"),
             )
             self._health.compiler = loaded.compiler
 

@@ -50,9 +50,28 @@ static __always_inline u32 ceil_log2(u64 value)
 BPF_ARRAY(writing, u32, 1);
 """
 
+# atomic instructions that give back what was there: kernel 5.12
+KEEP_MAX = r"""
+static __always_inline void keep_max(u64 *at, s64 value)
+{
+    s64 seen = *(volatile s64 *)at, found;
 
-def source(probe: Probe) -> str:
-    """Returns the whole C of a probe: prelude, generated part, its own file with its own line numbers."""
+#pragma unroll
+    for (int tries = 0; tries < 32; tries++) {
+        if (seen >= value)
+            return;
+        found = __sync_val_compare_and_swap(at, seen, value);
+        if (found == seen)
+            return;
+        seen = found;
+    }
+}
+"""
+
+
+def source(probe: Probe, programs: str = "") -> str:
+    """Returns the whole C of a probe: prelude, generated part, its own file with its own line numbers; or, where it has
+    none, programs."""
     parts = [
         f'#line 1 "{_escaped(str(probe.declaration))} (generated)"',
         "/* generated from " + probe.declaration.name + " */",
@@ -60,9 +79,13 @@ def source(probe: Probe) -> str:
         PRELUDE,
         _enums(probe),
     ]
+    if any(table.keep == "max" for table in probe.tables):
+        parts.append(KEEP_MAX)
     parts += [_table(table, map_entries(probe.max_series)) for table in probe.tables]
-    parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
-    parts.append(probe.source.read_text(encoding="utf-8", errors="replace"))
+    if probe.source:
+        parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
+        programs = probe.source.read_text(encoding="utf-8", errors="replace")
+    parts.append(programs)
     return "\n".join(parts) + "\n"
 
 
@@ -97,6 +120,12 @@ def map_names(table: Table) -> list[str]:
     return names + ([f"{table.name}_over_0", f"{table.name}_over_1"] if table.bounded_size else [])
 
 
+def function(table: Table) -> str:
+    """Returns the name of the function that the C calls to count in a table."""
+    verb = {"": "observe" if table.histogram else "add", "last": "set", "max": "raise"}[table.keep]
+    return f"{table.name}_{verb}"
+
+
 def _member(field: Field, kind: Kind | None) -> str:
     if kind is None:
         return f"    u8 {field.name}[{field.size}];"
@@ -114,8 +143,7 @@ def _table(table: Table, entries: int) -> str:
     members = "\n".join(_member(field, field.kind) for field in table.fields)
     described = ", ".join(metric.name for metric in table.metrics)
     parameters = "u64 value" if table.histogram else ", ".join(f"u64 {_parameter(value)}" for value in table.values)
-    verb = "observe" if table.histogram else "add"
-    head = f"static __always_inline void {name}_{verb}(struct {name}_key *key, {parameters})"
+    head = f"static __always_inline void {function(table)}(struct {name}_key *key, {parameters})"
     offsets = "\n".join(
         f'_Static_assert(__builtin_offsetof(struct {name}_key, {field.name}) == {field.offset}, "layout");'
         for field in table.fields
@@ -139,12 +167,25 @@ def _table(table: Table, entries: int) -> str:
     return "\n".join([declaration, structs, *maps, head, _body(table)])
 
 
+def _bucket(bounds: tuple[int, ...]) -> list[str]:
+    """Finds the first bound that is not below the value."""
+    low, high = bounds[0].bit_length() - 1, bounds[-1].bit_length() - 1
+    if bounds == tuple(2**exponent for exponent in range(low, high + 1)):
+        return [
+            "    u32 bucket = ceil_log2(value);",
+            f"    key->bucket = bucket <= {low} ? 0 : bucket > {high} ? {high - low + 1} : bucket - {low};",
+        ]
+    return ["    key->bucket = 0;", *(f"    key->bucket += value > {bound}ULL;" for bound in bounds)]
+
+
 def _body(table: Table) -> str:
     name = table.name
+    amounts = ", ".join(map(_parameter, table.values))
+    start = f"first_value = {{{{{amounts}}}}}" if table.keep else "first_value = {}"
     lines = [
         "{",
         "    int first = 0;",
-        f"    struct {name}_value zero = {{}}, *value_at;",
+        f"    struct {name}_value {start}, *value_at;",
         f"    struct {name}_over *over_at;",
         "    u32 *which = writing.lookup(&first);",
         "    if (!which)",
@@ -153,15 +194,12 @@ def _body(table: Table) -> str:
     ]
     lines += ["    " + label.kind.fill.format(field=f"key->{label.name}") for label in table.labels if label.kind.fill]
     if table.histogram:
-        low, high = table.metrics[0].exponents
-        lines += [
-            "    u32 bucket = ceil_log2(value);",
-            f"    key->bucket = bucket <= {low} ? 0 : bucket > {high} ? {high - low + 1} : bucket - {low};",
-        ]
+        lines += _bucket(table.metrics[0].bounds)
         added = ["1", "value"]
     else:
         added = [_parameter(value) for value in table.values]
-    adds = [f"lock_xadd(&{{at}}->v[{index}], {amount});" for index, amount in enumerate(added)]
+    how = {"": "lock_xadd(&{at}->v[%d], %s);", "last": "{at}->v[%d] = %s;", "max": "keep_max(&{at}->v[%d], %s);"}
+    adds = [how[table.keep] % (index, amount) for index, amount in enumerate(added)]
 
     def choose(map_name: str, key_type: str, target: str, start: str) -> list[str]:
         call = f"lookup_or_try_init((struct {key_type} *)key, &{start})"
@@ -175,11 +213,11 @@ def _body(table: Table) -> str:
     def count(at: str, indent: str, *more: str) -> list[str]:
         return [indent + add.format(at=at) for add in adds] + [indent + line for line in more]
 
-    lines += choose(name, f"{name}_map_key", "value_at", "zero")
+    lines += choose(name, f"{name}_map_key", "value_at", "first_value")
     lines += ["    if (value_at) {", *count("value_at", " " * 8, "return;"), "    }"]
     if table.bounded_size:
-        lines.append(f"    struct {name}_over none = {{}};")
-        lines += choose(f"{name}_over", f"{name}_bounded", "over_at", "none")
+        lines.append(f"    struct {name}_over {start.replace('first_value', 'first_over')};")
+        lines += choose(f"{name}_over", f"{name}_bounded", "over_at", "first_over")
         lines += ["    if (!over_at)", f"        over_at = {name}_rest.lookup(&half);"]
     else:
         lines.append(f"    over_at = {name}_rest.lookup(&half);")

@@ -38,7 +38,8 @@ def compile_source(name: str, text: str, kernel_source: str) -> Bytecode:
             """BCC would load and attach what is named tracepoint__…; here that is the next step's work."""
 
     try:
-        module = Module(text=text, cflags=_FLAGS)
+        atomics = ["-mcpu=v3"] if "__sync_val_compare_and_swap" in text else []
+        module = Module(text=text, cflags=_FLAGS + atomics)
     except Exception as error:  # BCC raises the bare class
         raise CompileError(f"cannot compile {name}: {error}") from error
     return _extract(lib, module.module, __version__)

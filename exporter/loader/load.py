@@ -3,12 +3,13 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from exporter import libbpf
 from exporter.child import Crashed
 from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
-from exporter.loader import attach, cache, codegen
+from exporter.loader import attach, cache, codegen, context, script
 from exporter.loader.bytecode import Bytecode, Map, relocate
 from exporter.probe import Hook, Mechanism, Probe
 from exporter.status import MAX_DETAILS, Attempt, Loaded
@@ -35,7 +36,12 @@ class _Attachment:
 
 def start(probe: Probe) -> tuple[Loaded, list[int]]:
     """Compiles, loads and attaches a probe; to be run in a process of its own. Raises ProbeError."""
-    return load(probe, cache.compiled(probe.name, codegen.source(probe)))
+    if probe.source:
+        return load(probe, cache.compiled(probe.name, codegen.source(probe)))
+    resolved = script.resolve(probe, context.here)
+    bytecode = cache.compiled(probe.name, codegen.source(resolved.probe, resolved.c))
+    refused = [Attempt(probe.mechanism_name(mechanism), reason_, "") for mechanism, reason_ in resolved.refused]
+    return load(resolved.probe, bytecode, refused)
 
 
 def reason(error: ExporterError, words: str) -> str:
@@ -50,10 +56,13 @@ def reason(error: ExporterError, words: str) -> str:
     return str(error)
 
 
-def load(probe: Probe, bytecode: Bytecode) -> tuple[Loaded, list[int]]:
-    """Loads and attaches compiled programs. Returns what came of it, with the descriptors."""
+def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> tuple[Loaded, list[int]]:
+    """Loads and attaches compiled programs. Returns what came of it, with the descriptors.
+
+    refused were tried before.
+    """
     maps = [_create(map_) for map_ in bytecode.maps]
-    tried: list[Attempt] = []
+    tried: list[Attempt] = list(refused)
     for mechanism in probe.mechanisms:
         name = probe.mechanism_name(mechanism)
         try:
@@ -61,11 +70,12 @@ def load(probe: Probe, bytecode: Bytecode) -> tuple[Loaded, list[int]]:
         except ProbeError as error:
             tried.append(Attempt(name, error.reason, error.details[-MAX_DETAILS:]))
             continue
-        wanted = {"writing"}.union(*(codegen.map_names(table) for table in probe.tables if table.chosen))
+        wanted = {"writing", "missed"}.union(*(codegen.map_names(table) for table in probe.tables if table.chosen))
         kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
         links = [one for one in attachments if one.tells_missed and one.hook.family in attach.KPROBES]
         others = [one for one in attachments if one not in links]
         loaded = Loaded(
+            probe=probe,
             mechanism=name,
             tried=tuple(tried),
             maps=tuple(map_name for map_name, _ in kept),
@@ -104,7 +114,9 @@ def _attach(
     try:
         for program in probe.programs(mechanism):
             if program.name not in bytecode.programs:
-                raise CompileError(f"{probe.source} has no function {program.name} that is not static")
+                raise CompileError(
+                    f"{probe.source or probe.declaration} has no function {program.name} that is not static"
+                )
             instructions = relocate(bytecode.programs[program.name], maps.__getitem__)
             for hook in program.hooks:
                 if hook.optional and not attach.exists(hook):

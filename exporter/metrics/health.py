@@ -2,6 +2,7 @@
 """The exporter's metrics of itself, served by prometheus_client along with the process metrics."""
 
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,19 +20,29 @@ class Running:
     """A probe whose maps are here. programs are descriptors by name.
 
     links are those attachments that tell what they missed, as program and descriptor; misses_unknown are programs of
-    which the kernel does not tell it.
+    which the kernel does not tell it. starts_missed is the descriptor of a map that counts ends without their starts.
     """
 
     maps: ProbeMaps
     programs: dict[str, int]
     links: list[tuple[str, int]] = field(default_factory=list)
     misses_unknown: tuple[str, ...] = ()
+    starts_missed: int | None = None
 
     def missed(self, program: str, statistics: ProgramStatistics) -> int | None:
         """Returns the events that a program was not run for, by the kernel and by each of its links; None: unknown."""
         if program in self.misses_unknown:
             return None
-        return statistics.missed + sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
+        return (
+            statistics.missed
+            + self._ends(program)
+            + sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
+        )
+
+    def _ends(self, program: str) -> int:
+        if self.starts_missed is None or not program.startswith("on_end"):
+            return 0
+        return int.from_bytes(libbpf.map_lookup(self.starts_missed, bytes(4), 8), sys.byteorder)
 
 
 @dataclass(eq=False)

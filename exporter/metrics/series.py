@@ -10,7 +10,7 @@ import struct
 from array import array
 from collections.abc import Iterable, MutableSequence
 from itertools import accumulate
-from typing import cast
+from typing import Literal, cast
 
 from exporter.metrics.budget import Budget
 from exporter.metrics.labels import KeyText
@@ -26,8 +26,7 @@ class Series:
         self.table = table
         self.overflowed = 0
         self.folded = 0
-        first, last = table.metrics[0].exponents
-        self._slots = last - first + 2 if table.histogram else 1
+        self._slots = len(table.metrics[0].bounds) + 1 if table.histogram else 1
         self._bucket_at = next((field.offset for field in table.fields if field.name == "bucket"), 0)
         self._text = KeyText(table)
         # bounded labels are never folded for the budget, only where they turn out not to be bounded at all
@@ -39,14 +38,16 @@ class Series:
         self._keys: list[bytes] = []  # of each series the first key; of an (other) one, none
         self._own: list[int] = []  # numbers of the series that are no (other)
         # arrays, for of numbers that lie side by side more are in the processor's caches
-        self._totals: list[MutableSequence[int]] = [array("Q") for _ in table.values]
+        self._code: Literal["q", "Q"] = "q" if table.keep else "Q"
+        self._fresh = _UNSET if table.keep else 0
+        self._totals: list[MutableSequence[int]] = [array(self._code) for _ in table.values]
         self._columns = [_Column(metric, index) for index, metric in enumerate(table.metrics) if metric.chosen]
         self._changed: set[int] = set()  # since the page was last made
         self._key = struct.Struct(f"{table.key_size}s")
         self._totals_at = range(len(table.values))
         self._bounded_key = struct.Struct(f"{table.bounded_size}s")
-        self._over_value = struct.Struct(f"={len(table.values) + 1}Q")
-        if not table.labels:  # such a metric is there, with 0, before anything happens
+        self._over_value = struct.Struct(f"={len(table.values)}{self._code}Q")
+        if not table.labels and not table.keep:  # such a metric is there, with 0, before anything happens
             self._number("", b"")
 
     def __len__(self) -> int:
@@ -56,7 +57,9 @@ class Series:
         """Adds what a drain took out of the map: keys and values, packed, equally many."""
         # columns in place of rows: most of the work is then done by loops that are in C
         names = [key for (key,) in self._key.iter_unpack(keys)]
-        columns = [memoryview(values).cast("B").cast("Q")[at :: len(self._totals)].tolist() for at in self._totals_at]
+        columns = [
+            memoryview(values).cast("B").cast(self._code)[at :: len(self._totals)].tolist() for at in self._totals_at
+        ]
         slots = list(map(self._of_key.get, names))
         if None in slots:
             for at, slot in enumerate(slots):
@@ -124,12 +127,12 @@ class Series:
                 self._of_key[key] = self._slot(text, key)
 
     def _fold(self, number: int) -> None:
-        """Moves all that a series has counted to its ``(other)``."""
+        """Moves all that a series has counted, or a gauge's value, to its ``(other)``."""
         other = self._bounded_slot(self._keys[number][: self.table.bounded_size]) // self._slots
         for at, total in enumerate(self._totals):
             for bucket in range(self._slots):
                 self._plus(at, [(other * self._slots + bucket, total[number * self._slots + bucket])])
-                self._totals[at][number * self._slots + bucket] = 0
+                self._totals[at][number * self._slots + bucket] = self._fresh
         self._changed.add(other)
 
     def _add(self, slot: int, amounts: list[int]) -> None:
@@ -138,8 +141,14 @@ class Series:
         self._changed.add(slot // self._slots)
 
     def _plus(self, at: int, amounts: Iterable[tuple[int, int]]) -> None:
-        """Adds amounts to slots of one of the values."""
+        """Adds amounts to slots of one of the values; of a gauge, keeps the last or the largest."""
         total, rest = self._totals[at], iter(amounts)
+        if self.table.keep == "last":
+            for slot, amount in rest:
+                total[slot] = amount
+        elif self.table.keep == "max":
+            for slot, amount in rest:
+                total[slot] = max(total[slot], amount)
         slot = amount = 0
         while True:
             try:
@@ -193,7 +202,7 @@ class Series:
             if key:
                 self._own.append(number)
             for total in self._totals:
-                total.extend([0] * self._slots)
+                total.extend([self._fresh] * self._slots)
             for column in self._columns:
                 column.append(text)
             self._changed.add(number)
@@ -208,6 +217,7 @@ class Series:
         return [(column.metric, column.body()) for column in self._columns]
 
 
+_UNSET = -(2**63)  # of a gauge, which has had no value yet
 _BLOCK = 16  # series; of what did not change, the text is kept in pieces of so many
 
 
@@ -222,8 +232,7 @@ class _Column:
         self._templates: list[bytes] = []
         self._blocks: list[bytes] = []
         self._body: bytes | None = b""
-        first, last = metric.exponents
-        self._bounds = [f'le="{2**exponent * metric.scale!r}"' for exponent in range(first, last + 1)] + ['le="+Inf"']
+        self._bounds = [f'le="{le}"' for le in (*metric.les, "+Inf")]
         self._lines = len(self._bounds) + 2 if metric.type == "histogram" else 1
 
     def append(self, labels: str) -> None:
@@ -245,6 +254,8 @@ class _Column:
         """Returns the lines of a series with a place for each value, as the % operator has them."""
         name, labels = self.metric.name, labels.replace("%", "%%")
         braced, value = f"{{{labels}}}" if labels else "", "%d" if self.metric.scale == 1 else "%a"
+        if self.metric.type == "gauge":
+            value = "%b"
         if self.metric.type != "histogram":
             return f"{name}{braced} {value}\n".encode()
         comma = "," if labels else ""
@@ -253,7 +264,7 @@ class _Column:
 
     def update(self, changed: set[int], totals: list[MutableSequence[int]]) -> None:
         """Makes the blocks of the changed series again."""
-        values = self._histograms if self.metric.type == "histogram" else self._numbers
+        values = {"histogram": self._histograms, "gauge": self._gauges}.get(self.metric.type, self._numbers)
         for block in {number // _BLOCK for number in changed}:
             self._blocks[block] = self._templates[block] % values(block * _BLOCK, totals)
         self._body = None
@@ -261,6 +272,13 @@ class _Column:
     def _numbers(self, start: int, totals: list[MutableSequence[int]]) -> tuple[float, ...]:
         values = tuple(totals[self._index][start : start + _BLOCK])
         return values if self.metric.scale == 1 else tuple(value * self.metric.scale for value in values)
+
+    def _gauges(self, start: int, totals: list[MutableSequence[int]]) -> tuple[bytes, ...]:
+        scale = self.metric.scale
+        return tuple(
+            b"NaN" if value == _UNSET else b"%d" % value if scale == 1 else repr(value * scale).encode()
+            for value in totals[self._index][start : start + _BLOCK]
+        )
 
     def _histograms(self, start: int, totals: list[MutableSequence[int]]) -> tuple[float, ...]:
         (counts, sums), slots = totals, len(self._bounds)

@@ -7,8 +7,7 @@ Each number is compared with a model that knows all events. A page is one read h
 import random
 from collections.abc import Mapping
 
-from exporter.probe import MAP_ENTRIES
-from exporter.probe import OTHER
+from exporter.probe import MAP_ENTRIES, OTHER
 from tests.kernel.daemon import Daemon, Samples, by, count
 from tests.kernel.readahead import CALLS, SECTORS, ask, counting
 

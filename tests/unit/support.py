@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import kinds
-from exporter.probe import Hook, Label, Mechanism, Metric, Probe, Program, Table
+from exporter.probe import Hook, Label, Mechanism, Metric, Probe, Program, Table, powers_of_two
 
 Series = dict[tuple[tuple[str, str], ...], float]  # (("comm", "bash"), ("op", "read")) -> 3.0
 
@@ -23,7 +23,8 @@ def counter(name: str, *labels: Label, chosen: bool = True, scale: float = 1.0) 
 
 
 def histogram(name: str, exponents: tuple[int, int], *labels: Label, scale: float = 1.0) -> Metric:
-    return Metric(name, "histogram", "Help.", labels, scale=scale, exponents=exponents)
+    bounds, les = powers_of_two(*exponents, scale)
+    return Metric(name, "histogram", "Help.", labels, scale=scale, bounds=bounds, les=les)
 
 
 def probe(*metrics: Metric, source: Path = Path("/probes/p.c"), max_series: int = 1000) -> Probe:

@@ -137,7 +137,7 @@ def test_every_form_of_a_declaration(write: Write) -> None:
         ("comm", (), False),
         ("op", ("read", "write"), True),
     ]
-    assert (seconds.type, seconds.chosen, seconds.scale, seconds.exponents) == ("histogram", False, 1e-9, (3, 5))
+    assert (seconds.type, seconds.chosen, seconds.scale, seconds.bounds) == ("histogram", False, 1e-9, (8, 16, 32))
 
 
 def test_labels_of_the_config(write: Write) -> None:
@@ -304,8 +304,8 @@ def test_yaml_without_its_c(write: Write, tmp_path: Path) -> None:
         ("ebpf_things_total", "ebpf_things", "p.yaml:6: metrics.ebpf_things: the name of a counter, and of nothing"),
         (
             "type: counter",
-            "type: gauge",
-            "p.yaml:7: metrics.ebpf_things_total.type: expected one of counter, histogram",
+            "type: summary",
+            "p.yaml:7: metrics.ebpf_things_total.type: expected one of counter, gauge, histogram",
         ),
         (
             "ebpf_things_total:\n    type: counter",
@@ -315,7 +315,7 @@ def test_yaml_without_its_c(write: Write, tmp_path: Path) -> None:
         (
             "type: counter",
             "type: counter\n    exponents: [1, 2]",
-            "p.yaml:6: metrics.ebpf_things_total: exponents are for histograms",
+            "p.yaml:6: metrics.ebpf_things_total: exponents and bounds are for histograms",
         ),
         (
             "ebpf_things_total:\n    type: counter",

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from exporter import document
-from exporter.document import MAX_BYTES, Where, one_of
-from exporter.errors import ConfigError
+from exporter.document import MAX_BYTES, Where
+from exporter.errors import ConfigError, one_of
 
 from .conftest import Write
 

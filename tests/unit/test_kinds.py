@@ -33,6 +33,10 @@ def number(value: int, size: int) -> bytes:
         ("cpu", number(127, 4), "127"),
         ("u32", number(2**32 - 1, 4), "4294967295"),
         ("u64", number(2**64 - 1, 8), "18446744073709551615"),
+        ("s64", number(2**64 - 1, 8), "-1"),
+        ("bool", number(1, 1), "true"),
+        ("ip", bytes(10) + b"\xff\xff\xc0\x00\x02\x01", "192.0.2.1"),
+        ("ip", bytes.fromhex("20010db8000000000000000000000001"), "2001:db8::1"),
         ("errno", number(0, 2), "ok"),
         ("errno", number(2, 2), "ENOENT"),
         ("errno", number(13, 2), "EACCES"),
@@ -83,6 +87,9 @@ def test_interface_name_that_is_no_utf8(monkeypatch: pytest.MonkeyPatch) -> None
         ("protocol", "u16", 2, 2, True),
         ("u32", "u32", 4, 4, False),
         ("u64", "u64", 8, 8, False),
+        ("s64", "s64", 8, 8, False),
+        ("ip", "u8[16]", 16, 1, False),
+        ("bool", "u8", 1, 1, True),
         ("string(2)", "char[2]", 2, 1, False),
         ("string(256)", "char[256]", 256, 1, False),
         (["a"], "u8", 1, 1, True),
@@ -98,7 +105,22 @@ def test_parse(kind: str | list[str], c_type: str, size: int, align: int, bounde
 def test_every_kind_is_in_the_tables_above() -> None:
     """A kind that is added gets a row in each table."""
     simple = [kind.split("(")[0] for kind in kinds.ALLOWED.split(", or")[0].split(" with")[0].split(", ")]
-    assert simple == ["comm", "user", "pid", "cpu", "errno", "interface", "protocol", "u32", "u64", "string"]
+    table = [
+        "comm",
+        "user",
+        "pid",
+        "cpu",
+        "errno",
+        "interface",
+        "protocol",
+        "u32",
+        "u64",
+        "s64",
+        "ip",
+        "bool",
+        "string",
+    ]
+    assert simple == table
 
 
 @pytest.mark.parametrize(

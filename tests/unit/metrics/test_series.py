@@ -188,11 +188,9 @@ def test_the_rest_of_a_table_without_labels() -> None:
 
 
 def observe(series: Series, table: Table, op: int, comm: str, values: Iterable[int]) -> None:
-    """As the kernel does it: the bucket of a value is that of the smallest power of two not below it."""
-    first, last = table.metrics[0].exponents
+    """As the kernel does it: the bucket of a value is that of the smallest bound not below it."""
     for value in values:
-        exponent = max(value - 1, 0).bit_length()
-        bucket = 0 if exponent <= first else last - first + 1 if exponent > last else exponent - first
+        bucket = sum(value > bound for bound in table.metrics[0].bounds)
         series.add(key(table, op=op, comm=comm, bucket=bucket), numbers(1, value))
 
 
