@@ -22,7 +22,8 @@ class Loaded:
     """What was loaded of a probe. With it travel the descriptors: maps, programs, links, all other attachments.
 
     probe is what was wanted, with all its kinds of label known. maps and programs are names; attachments are pairs of a
-    program's name and a hook's. links are those of them that tell what they missed, each by its program's name; misses_unknown are programs of which the kernel does not tell it.
+    program's name and a hook's. links are those of them that tell what they missed, each by its program's name;
+    misses_unknown are programs of which the kernel does not tell it.
     """
 
     probe: Probe
