@@ -10,11 +10,9 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
-import struct
 from pathlib import Path
 
-from exporter import libbpf
+from exporter import libbpf, perf
 from exporter.errors import AttachError, HookError, LoadError, UnknownHook
 from exporter.probe import Hook
 
@@ -24,14 +22,7 @@ TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 PERF_EVENTS = ("kprobe", "kretprobe", "uprobe", "uretprobe", "tracepoint")
 KPROBES = ("kprobe", "kretprobe")
 
-_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
-_PERF_TYPE_TRACEPOINT = 2
-_PERF_FLAG_FD_CLOEXEC = 8
 _IOC_SET_BPF = 0x40042408
-_ATTRIBUTES = struct.Struct("<IIQQQQQIIQQ")  # struct perf_event_attr up to config2
-_ATTRIBUTES_SIZE = 112  # PERF_ATTR_SIZE_VER5
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 # family -> type of program, and attach type where the program is loaded for one function
 PROGRAM_TYPES = {
@@ -92,7 +83,7 @@ def attach(hook: Hook, program: int) -> int:
         if hook.family in ("uprobe", "uretprobe"):
             return _uprobe(hook, program)
         if hook.family == "tracepoint":
-            return _perf_event(_PERF_TYPE_TRACEPOINT, _tracepoint_id(hook), program)
+            return _perf_event(perf.TYPE_TRACEPOINT, _tracepoint_id(hook), program)
         name = hook.target if hook.family == "rawtracepoint" else None
         return libbpf.raw_tracepoint_open(name, program)
     except OSError as error:
@@ -186,14 +177,7 @@ def _perf_event(kind: int, config: int, program: int, config1: int = 0, config2:
     It is opened on one CPU, the first that is online, and yet the program runs on all: a probe is one thing to the
     kernel, and only its perf samples, which are not wanted, are per CPU.
     """
-    attributes = ctypes.create_string_buffer(_ATTRIBUTES_SIZE)
-    _ATTRIBUTES.pack_into(attributes, 0, kind, _ATTRIBUTES_SIZE, config, 1, 0, 0, 0, 1, 0, config1, config2)
-    number = _PERF_EVENT_OPEN.get(platform.machine())
-    if number is None:
-        raise AttachError(f"perf events are not known for {platform.machine()}")
-    fd = _libc.syscall(number, attributes, -1, _first_cpu(), -1, _PERF_FLAG_FD_CLOEXEC)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    fd = perf.event_open(kind, config, -1, _first_cpu(), config1=config1, config2=config2)
     try:
         return give(fd, program)
     finally:
