@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -26,9 +27,24 @@ def main() -> NoReturn:
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    command = commands.add_parser(
+        "list",
+        help="list what a probe can be attached to here",
+        description="List what a probe can be attached to on this host, one hook a line, as a probe's YAML names it.",
+    )
+    command.add_argument(
+        "pattern",
+        nargs="?",
+        default="*",
+        metavar="PATTERN",
+        help="a glob of whole names ('tracepoint:tcp:*') or part of one; for a file 'uprobe:libc:get*', 'usdt:/FILE:*'",
+    )
+    command.add_argument("-v", "--verbose", action="store_true", help="and what each gives: fields, parameters, types")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
+        if arguments.command == "list":
+            sys.exit(_list(arguments.pattern, arguments.verbose))
         wanted = supervisor.plan(arguments.config)
         if arguments.command == "check":
             print(f"{arguments.config}: good: {', '.join(probe.name for probe in wanted.probes)}")
@@ -43,3 +59,22 @@ def main() -> NoReturn:
         print(f"ebpf-exporter: {error}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def _list(pattern: str, verbose: bool) -> int:
+    """Prints hooks; what else is to be said goes to stderr, so that a pipe has hooks alone. Returns the exit code."""
+    from exporter.hooks import listing  # BTF's and ELF's readers, which the daemon's processes need not hold
+
+    lines, notes = listing.lines(pattern, verbose)
+    code = 1
+    try:
+        for line in lines:
+            print(line)
+            code = 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has enough; Python would try to flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    for note in notes:
+        print(note, file=sys.stderr)
+    return code

@@ -181,6 +181,11 @@ def functions() -> Iterator[str]:
             yield name
 
 
+def traceable() -> frozenset[str]:
+    """Returns the functions that ftrace knows, and so fentry; empty where that can't be read."""
+    return frozenset(_filter_functions())
+
+
 def _filter_functions() -> list[str]:
     """Returns ``vfs_read``, ``nf_hook_slow``, … of lines such as ``xfs_log_force [xfs]``; [] where there is no list."""
     for root in ROOTS:
