@@ -234,7 +234,7 @@ class Btf:
         if kind.id:
             return self._type(self._rest(kind.id))
         name = kind.name.rstrip().removesuffix("*").rstrip()
-        if name.endswith("*"):
+        if name.removesuffix("const").rstrip().endswith("*"):
             return Type(name, "pointer", kind.size)
         return self.named(name) or VOID
 

@@ -28,6 +28,9 @@ _FUNC, _GNU_IFUNC = 2, 10
 _NT_STAPSDT = 3
 _NOTE = struct.Struct("<III")  # length of the name, of the description, type
 
+# what pyelftools and the code below run into where a file is not what its first bytes say
+_TORN = (struct.error, ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError)
+
 
 class Usdt(NamedTuple):
     """A probe that a program's author put into it. arguments as the note has them: ``-4@%edi 8@(%rsp)``."""
@@ -80,7 +83,7 @@ def _opened(path: Path) -> Iterator[ELFFile]:
             yield ELFFile(file)
     except OSError as error:
         raise HookError(f"cannot read {path}: {error.strerror}") from error
-    except (ELFError, struct.error, ValueError) as error:
+    except (ELFError, *_TORN) as error:
         raise HookError(f"{path} is not a program or library that can be read: {error}") from error
 
 

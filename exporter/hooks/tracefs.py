@@ -30,8 +30,8 @@ _ARGUMENTS = {
     **dict.fromkeys(("int", "pid_t", "clockid_t", "mqd_t", "key_t", "timer_t", "key_serial_t", "rwf_t"), (4, True)),
     **dict.fromkeys(("s32", "__s32", "int32_t"), (4, True)),
     **dict.fromkeys(("unsigned int", "unsigned", "uint", "u32", "__u32", "uint32_t", "uid_t", "gid_t"), (4, False)),
-    **dict.fromkeys(("qid_t", "enum landlock_rule_type"), (4, False)),
-    **dict.fromkeys(("umode_t", "mode_t", "old_uid_t", "old_gid_t", "unsigned short", "u16", "__u16"), (2, False)),
+    **dict.fromkeys(("qid_t", "mode_t", "enum landlock_rule_type"), (4, False)),
+    **dict.fromkeys(("umode_t", "old_uid_t", "old_gid_t", "unsigned short", "u16", "__u16"), (2, False)),
     **dict.fromkeys(("long", "off_t", "loff_t", "ssize_t", "s64", "__s64"), (8, True)),
     **dict.fromkeys(("unsigned char", "u8", "__u8", "bool"), (1, False)),
 }

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hooks/elf.py: against what binutils says of the files that are here, and of one that is made to measure."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import HookError, UnknownHook
+from exporter.hooks import elf
+
+# A library with a function of each sort, and the notes that <sys/sdt.h> would make of two probes, one in two places.
+SOURCE = r"""
+#define NOTE(provider, name, arguments) __asm__ volatile( \
+    "990: nop\n" \
+    ".pushsection .note.stapsdt,\"\",\"note\"\n" \
+    ".balign 4\n.4byte 992f-991f, 994f-993f, 3\n" \
+    "991: .asciz \"stapsdt\"\n992: .balign 4\n" \
+    "993: .8byte 990b, 0, 0\n" \
+    ".asciz \"" provider "\"\n.asciz \"" name "\"\n.asciz \"" arguments "\"\n" \
+    "994: .balign 4\n.popsection\n")
+static int hidden(int n) { NOTE("made", "second", ""); return n * 2; }
+int shown(int n) { NOTE("made", "first", "-4@%edi 8@(%rsp)"); return hidden(n); }
+int again(int n) { NOTE("made", "first", "-4@$7"); return n; }
+int data_is_no_function = 3;
+extern int elsewhere(void);
+int calls(void) { return elsewhere(); }
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("gcc"):
+        pytest.skip("needs gcc")
+    folder = tmp_path_factory.mktemp("elf")
+    (folder / "made.c").write_text(SOURCE)
+    made = folder / "made.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O0", "-o", str(made), str(folder / "made.c")], check=True)
+    return made
+
+
+def test_functions_that_a_file_defines(library: Path) -> None:
+    """Static ones too; neither data nor what is defined elsewhere."""
+    found = set(elf.symbols(library))
+    assert {"hidden", "shown", "again", "calls"} <= found
+    assert not found & {"data_is_no_function", "elsewhere"}
+
+
+def test_a_stripped_file_has_its_dynamic_symbols(library: Path, tmp_path: Path) -> None:
+    """strip takes .symtab, and with it the static functions, and nothing of .dynsym."""
+    stripped = tmp_path / "stripped.so"
+    subprocess.run(["strip", "-o", str(stripped), str(library)], check=True)
+    found = set(elf.symbols(stripped))
+    assert {"shown", "again", "calls"} <= found
+    assert "hidden" not in found
+
+
+@pytest.mark.parametrize("name", [shutil.which("sh"), "libc", sys.executable])
+def test_symbols_are_those_of_readelf(name: str) -> None:
+    """Each function that readelf shows as defined, by its name without its version."""
+    path = elf.resolve(name)
+    if not shutil.which("readelf"):
+        pytest.skip("needs readelf")
+    said = subprocess.run(["readelf", "-W", "-s", str(path)], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in said.splitlines() if re.match(r"\s*\d+: [0-9a-f]+ ", line)]
+    expected = {
+        row[7].partition("@")[0] for row in rows if len(row) > 7 and row[3] in ("FUNC", "IFUNC") and row[6] != "UND"
+    }
+    assert set(elf.symbols(path)) == expected
+
+
+def test_the_offset_of_a_function_is_where_its_code_is(library: Path) -> None:
+    """What is in the file there is what objdump disassembles of the function."""
+    said = subprocess.run(
+        ["objdump", "-d", "--disassemble=shown", str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    code = bytes.fromhex("".join(re.findall(r"^\s+[0-9a-f]+:\t([0-9a-f ]+?)\s*(?:\t|$)", said, re.MULTILINE)))
+    start = elf.offset(library, "shown")
+    assert len(code) > 8
+    assert library.read_bytes()[start : start + len(code)] == code
+
+
+def test_a_symbol_that_is_not_there_is_answered_with_the_nearest(library: Path) -> None:
+    """The file is named, and what is most like it."""
+    with pytest.raises(UnknownHook) as caught:
+        elf.offset(library, "shwon")
+    assert str(caught.value) == f"there is no symbol shwon in {library}; did you mean shown?"
+
+
+def test_usdt_probes_with_their_arguments(library: Path) -> None:
+    """Each place of a probe, in the order of the notes."""
+    assert elf.usdt(library) == (
+        ("made", "second", ""),
+        ("made", "first", "-4@%edi 8@(%rsp)"),
+        ("made", "first", "-4@$7"),
+    )
+
+
+def test_a_file_of_go_is_known(library: Path, tmp_path: Path) -> None:
+    """By the section that Go's linker writes into every program."""
+    (tmp_path / "buildinfo").write_bytes(b"\xff Go buildinf:")
+    made = tmp_path / "go"
+    subprocess.run(
+        ["objcopy", "--add-section", f".go.buildinfo={tmp_path / 'buildinfo'}", str(library), str(made)], check=True
+    )
+    assert (elf.is_go(library), elf.is_go(made)) == (False, True)
+
+
+def test_a_library_is_found_as_the_loader_finds_it() -> None:
+    """By its short name, with or without lib, or by the name of its file."""
+    mapped = re.search(r"(\S+/libc\.so\.6)$", Path("/proc/self/maps").read_text(), re.MULTILINE)
+    if not mapped or not shutil.which("ldconfig", path="/usr/sbin:/sbin"):
+        pytest.skip("no glibc here")
+    for name in ("c", "libc", "libc.so", "libc.so.6"):
+        assert elf.resolve(name).samefile(mapped[1]), name
+
+
+def test_a_program_is_found_in_the_path() -> None:
+    """What is no library is looked for among the programs; a path is what it is."""
+    assert elf.resolve("sh").samefile("/bin/sh")
+    assert elf.resolve("/bin/sh") == Path("/bin/sh")
+
+
+@pytest.mark.parametrize("name", ["no-such-thing", "/no/such/file", "/tmp"])
+def test_what_is_not_there_is_told(name: str) -> None:
+    """A name that is neither, a path that leads nowhere or to a folder."""
+    with pytest.raises(UnknownHook, match=f"there is no .*{name}"):
+        elf.resolve(name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"#!/bin/sh\n", b"\x7fELF\x02\x01\x01" + b"\xff" * 80], ids=["empty", "script", "torn"]
+)
+def test_what_is_no_program_is_told(tmp_path: Path, content: bytes) -> None:
+    """An empty file, a script, and one that only begins as a program does."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    for look in (lambda: list(elf.symbols(path)), lambda: elf.usdt(path), lambda: elf.is_go(path)):
+        with pytest.raises(HookError, match="is not a program or library"):
+            look()
