@@ -37,6 +37,24 @@ static __always_inline void read_string(void *to, u32 size, u64 from)
         bpf_probe_read_user_str(to, size, (void *)from);
 }
 
+/* four bytes in the order of the network, as they are in memory: as an address of IPv6 */
+static __always_inline void mapped(u8 *to, u32 four)
+{
+    to[10] = to[11] = 255;
+    __builtin_memcpy(to + 12, &four, 4);
+}
+
+/* the address in a struct sockaddr_in (AF_INET, 2) or sockaddr_in6 (AF_INET6, 10) */
+static __always_inline void address_of(u32 *name, u8 *to)
+{
+    u16 family = *(u16 *)name;
+
+    if (family == 2)
+        mapped(to, name[1]);
+    else if (family == 10)
+        __builtin_memcpy(to, name + 2, 16);
+}
+
 /* a BPF processor knows no signed division */
 static __always_inline u64 magnitude(s64 a)
 {
@@ -55,6 +73,13 @@ static __always_inline s64 signed_rest(s64 a, s64 b)
     return a < 0 ? 0 - result : result;
 }
 """
+
+# by the number of bytes: IPv4, IPv6, struct sockaddr_in6 or what else of this size begins with its family
+_ADDRESSES = {
+    4: "{{ u32 four = 0; void *at = &four; {read} mapped((u8 *){to}, four); }}",
+    16: "{{ void *at = {to}; {read} }}",
+    28: "{{ u32 at[7] = {{}}; {read} address_of(at, (u8 *){to}); }}",
+}
 
 STARTS = """
 struct start {{ u64 began; u64 kept[{count}]; }};
@@ -161,23 +186,12 @@ class Body:
         inner = self.value(call.argument)
         if inner.type == "any":
             return Value("address", size=16, read=lambda to, size: "")
-        if inner.type == "bytes" and inner.size == 16 and inner.read:
-            return Value("address", size=16, read=inner.read)
-        mapped = "((u8 *){to})[10] = 255; ((u8 *){to})[11] = 255;"
-        if inner.type == "bytes" and inner.size == 4 and inner.read:
-            read = inner.read
-            return Value(
-                "address", size=16, read=lambda to, size: f"{mapped.format(to=to)} {read(f'(u8 *){to} + 12', 4)}"
-            )
         if inner.type == "number":
-            number = inner.c
-            # four bytes in the order of the network: as they are in memory
-            copied = "{{ u32 four = {number}; __builtin_memcpy((u8 *){to} + 12, &four, 4); }}"
-            return Value(
-                "address",
-                size=16,
-                read=lambda to, size: f"{mapped.format(to=to)} {copied.format(number=number, to=to)}",
-            )
+            c = inner.c
+            return Value("address", size=16, read=lambda to, size: f"mapped((u8 *){to}, {c});")
+        if inner.type == "bytes" and inner.read and inner.size in _ADDRESSES:
+            read, whole, how = inner.read, inner.size, _ADDRESSES[inner.size]
+            return Value("address", size=16, read=lambda to, size: how.format(to=to, read=read("at", whole)))
         raise ExpressionError(f"ip: {_shown(call.argument)} is {inner.described}; an address has 4 or 16 bytes")
 
     def _unary(self, operator: str, operand: Value) -> Value:
