@@ -48,7 +48,7 @@ def resolve(name: str) -> Path:
     """
     if "/" in name:
         if not Path(name).is_file():
-            raise UnknownHook(f"there is no file {name}")
+            raise UnknownHook(f"there is no {name} here")
         return Path(name)
     if found := _library(name):
         return found

@@ -162,7 +162,7 @@ def test_usdt_probes_are_those_of_readelf() -> None:
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("uprobe:/no/such/file:x", "ebpf-exporter: there is no file /no/such/file"),
+        ("uprobe:/no/such/file:x", "ebpf-exporter: there is no /no/such/file here"),
         ("uprobe:no-such-library:x", "ebpf-exporter: there is no library and no program no-such-library here"),
         ("usdt:", "ebpf-exporter: usdt: of which file? usdt:/PATH:PATTERN or usdt:LIBRARY:PATTERN"),
     ],
