@@ -31,9 +31,11 @@ def daemon() -> Iterator[Daemon]:
 
 
 def python(script: str, *words: object, first: str = "") -> None:
-    """Runs a script in a process that is called ``example`` from when it has done what comes first."""
-    head = f"import sys\n{first}\nopen('/proc/self/comm', 'w').write('{COMM}')\n"
-    subprocess.run(["/usr/bin/python3", "-c", head + script, *map(str, words)], check=True, timeout=60)
+    """Runs a script in a process that is called ``example`` from when it has done what comes first to its abrupt end."""
+    head = f"import os, sys\n{first}\nopen('/proc/self/comm', 'w').write('{COMM}')\n"
+    subprocess.run(
+        ["/usr/bin/python3", "-c", head + script + "\nos._exit(0)", *map(str, words)], check=True, timeout=60
+    )
 
 
 def moved(before: Samples, after: Samples, name: str, **labels: str) -> float:
