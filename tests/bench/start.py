@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a start takes, to all probes up and the first page, beside BCC programs that are started one by one."""
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bench.measure import DEFAULT, EMULATED, Aim, Bench, CannotRun, Peer, Result, running, spread, table
+from tests.kernel.daemon import ROOT, Daemon, count
+
+BCC = (
+    ("opensnoop", "execsnoop", "filetop", "tcpconnect", "biolatency", "vfsstat")
+    if EMULATED
+    # where there are neither kprobes nor headers, those that need neither
+    else ("bashreadline", "exitsnoop", "syscount", "softirqs", "hardirqs", "gethostlatency")
+)
+CLOUDFLARE_SECONDS = (("one program", 0.14), ("six programs", 0.23))  # see scrape.py
+
+
+def section(bench: Bench) -> Result:
+    first, second = [], []
+    for _ in range(bench.times):
+        folder = _never_compiled(bench)
+        first.append(_ours(folder))
+        second.append(_ours(folder))
+    rows: list[Sequence[str]] = [
+        ["ours, five probes, first start (compiles)", spread(first, 2)],
+        ["ours, five probes, second start", spread(second, 2)],
+    ]
+    one_by_one = [_one_by_one(bench) for _ in range(bench.times)]
+    for number, name in enumerate(BCC):
+        times = [took for run in one_by_one if isinstance(took := run[number], float)]
+        rows.append([f"bcc's {name}", spread(times, 2) if times else f"cannot run here: {one_by_one[0][number]}"])
+    sums = [sum(took for took in run if isinstance(took, float)) for run in one_by_one]
+    rows.append(["bcc's programs above, one after the other", spread(sums, 2)])
+    rows += [[f"cloudflare/ebpf_exporter (quoted), {what}", f"{seconds}"] for what, seconds in CLOUDFLARE_SECONDS]
+    here, there = statistics.median(second), statistics.median(sums)
+    return Result(
+        table(["start", "seconds"], rows),
+        (Aim("a second start is faster than that of the BCC programs", f"{here:.2f} s; {there:.2f} s", here < there),),
+    )
+
+
+def _never_compiled(bench: Bench) -> Path:
+    """Returns a folder with the shipped probes, their C a little other than ever before."""
+    folder = Path(tempfile.mkdtemp(dir=bench.folder))
+    for file in (ROOT / "bpf").iterdir():
+        shutil.copy(file, folder)
+    for file in folder.glob("*.c"):
+        file.write_text(f"{file.read_text()}/* {time.time_ns()} */\n")
+    return folder
+
+
+def _ours(folder: Path) -> float:
+    """The default config, to all probes up and the first 200. Returns the seconds."""
+    began = time.monotonic()
+    with Daemon({name: {} for name in DEFAULT}, folder=folder) as daemon:
+        response, _ = daemon.get("/metrics")
+        took = time.monotonic() - began
+        assert response.status == 200
+        assert count(daemon.samples(), "ebpf_exporter_probe_up") == len(DEFAULT), daemon.log()
+    return took
+
+
+def _one_by_one(bench: Bench) -> list[float | str]:
+    """Starts the next when the one before is ready. Returns the seconds that each took, or why it cannot run."""
+    result: list[float | str] = []
+    with ExitStack() as all_run:
+        for name in BCC:
+            began = time.monotonic()
+            try:
+                all_run.enter_context(running(Peer(name, (f"{name}-bpfcc",)), bench))
+                result.append(time.monotonic() - began)
+            except CannotRun as error:
+                result.append(str(error))
+    return result
