@@ -14,8 +14,8 @@ from tests.kernel.daemon import Daemon, count
 EVENTS = 10_000_000
 SCRAPE_SECONDS = 0.05
 OPENS = "ebpf_file_opens_total"
-# a path through a file: nobody else on this host fails with ENOTDIR
-PATH = "/etc/hostname/below"
+# a path that is longer than any may be: nobody else on this host opens such a one, and it is refused at once
+PATH, RESULT = "n" * 4096, "ENAMETOOLONG"
 TASKS = {"storm": "few names", "renames-fail": "a new name for each event"}
 
 
@@ -40,7 +40,7 @@ def _run(workload: str, task: str, processes: int) -> tuple[float, int, float]:
     """Returns the events in a second, the scrapes that were done meanwhile, and the sum over the series."""
     shares = [EVENTS // processes + (number < EVENTS % processes) for number in range(processes)]
     with Daemon({"file_opens": {}}, interval="100ms") as daemon:
-        before = count(daemon.samples(), OPENS, result="ENOTDIR")
+        before = count(daemon.samples(), OPENS, result=RESULT)
         with _scraping(daemon) as scrapes:
             began = time.monotonic()
             running = [
@@ -49,7 +49,7 @@ def _run(workload: str, task: str, processes: int) -> tuple[float, int, float]:
             ]
             assert [process.wait() for process in running] == [0] * processes
             seconds = time.monotonic() - began
-        return EVENTS / seconds, len(scrapes), count(daemon.samples(), OPENS, result="ENOTDIR") - before
+        return EVENTS / seconds, len(scrapes), count(daemon.samples(), OPENS, result=RESULT) - before
 
 
 @contextmanager

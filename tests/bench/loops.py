@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.bench.measure import EMULATED, READY_SECONDS, Bench, CannotRun, Program, cpu_ms, programs, spread
 
@@ -54,7 +55,8 @@ def cost(bench: Bench, what: str, others: frozenset[int] = frozenset(), pids: tu
     """
     count = CALLS[what] // (20 if EMULATED else 1)
     if pids:
-        _wait_until_attached(bench, what, others)
+        _wait_until_attached(bench, what, others, pids[0])
+    loop(bench, what, count)  # warms up
     result = Cost([], [], [])
     for _ in range(bench.times):
         before, cpu = _runs(others), cpu_ms(*pids)
@@ -69,11 +71,11 @@ def _runs(others: frozenset[int]) -> Program:
     return Program(sum(program.run_time_ns for program in found), sum(program.runs for program in found))
 
 
-def _wait_until_attached(bench: Bench, what: str, others: frozenset[int]) -> None:
+def _wait_until_attached(bench: Bench, what: str, others: frozenset[int], pid: int) -> None:
     """Some say that they are ready before they are: until two short loops make as many runs, and some."""
     deadline = time.monotonic() + READY_SECONDS
     last = 0
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and Path(f"/proc/{pid}/cmdline").read_bytes():  # one that has ended has none
         before = _runs(others).runs
         loop(bench, what, READY_CALLS)
         runs = (_runs(others).runs - before) // READY_CALLS

@@ -81,7 +81,7 @@ class Bench:
 
     def _compiled(self, source: Path, *libraries: str) -> str:
         binary = self.folder / source.stem
-        subprocess.run(["gcc", "-O2", "-Wno-nonnull", "-o", binary, source, *libraries], check=True)
+        subprocess.run(["gcc", "-O2", "-w", "-o", binary, source, *libraries], check=True)
         return str(binary)
 
     def only(self, probe: str, mechanism: int) -> Path:
@@ -190,7 +190,13 @@ def running(peer: Peer, bench: Bench) -> Iterator[int]:
                 errors.seek(0)
                 raise CannotRun(own_words(errors.read()))
             reader = subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
-            yield process.pid
+            try:
+                yield process.pid
+            except CannotRun:
+                if process.poll() is None:
+                    raise
+                errors.seek(0)
+                raise CannotRun(own_words(errors.read())) from None
         finally:
             _end(process)
             process.stdout.close()
