@@ -20,7 +20,7 @@ tracepoint:syscalls:sys_exit_openat, tracepoint:syscalls:sys_exit_openat2
 """
 SUM_READS = "tracepoint:syscalls:sys_exit_pread64 /args->ret >= 0/ { @[comm] = sum(args->ret); }"
 COUNT_EXECS = "tracepoint:sched:sched_process_exec { @[uid, comm] = count(); }"
-RESULT = "t:syscalls:sys_exit_openat():int:args->ret < 0 ? args->ret : 0"
+RESULT = "t:syscalls:sys_exit_openat():int:args->ret"
 PEERS = {
     "opens": (
         Peer("bpftrace, counting by comm and result", ("bpftrace", "-e", COUNT_OPENS)),

@@ -13,7 +13,7 @@ CLOUDFLARE_MB = "46 to 50"  # see scrape.py
 def section(bench: Bench) -> Result:
     memory, idle = [], []
     for _ in range(bench.times):
-        with Daemon({name: {} for name in DEFAULT}) as daemon:
+        with Daemon(DEFAULT) as daemon:
             daemon.get("/metrics")
             pids = processes(daemon)
             memory.append(pss_mb(*pids))

@@ -58,7 +58,7 @@ def _never_compiled(bench: Bench) -> Path:
 def _ours(folder: Path) -> float:
     """The default config, to all probes up and the first 200. Returns the seconds."""
     began = time.monotonic()
-    with Daemon({name: {} for name in DEFAULT}, folder=folder) as daemon:
+    with Daemon(DEFAULT, folder=folder) as daemon:
         response, _ = daemon.get("/metrics")
         took = time.monotonic() - began
         assert response.status == 200
