@@ -203,6 +203,7 @@ class Supervisor:
             if time.monotonic() > deadline:
                 log.error("probe %s: still not compiled after %.0f s", name, COMPILE_SECONDS)
                 compiler.kill()
+                self._compiling[name] = compiler, math.inf  # its end comes by the selector
 
     # -- probes
 
