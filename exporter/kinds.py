@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from exporter import cgroups
+from exporter.symbols import SYMBOLS
 from exporter.users import user_name
 
 MAX_STRING = 256  # bytes of a string label: its key must fit, with others, on the 512-byte stack of a BPF program
@@ -26,6 +28,7 @@ class Kind:
     c_type is the type of the key's field, ``char[N]`` for strings; size and align are its, in bytes.
     fill is a C statement that fills ``{field}`` from the task that runs, for the kinds that need nothing else.
     values are the texts of an enumeration, in the order of their numbers.
+    merges: many numbers read the same, such as all cgroups of one unit: they are one series.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Kind:
     bounded: bool
     fill: str = ""
     values: tuple[str, ...] = ()
+    merges: bool = False
 
     def decode(self, data: bytes) -> str:
         """Returns a field's bytes as the label's text, not yet escaped."""
@@ -105,6 +109,22 @@ def _interface(_: Kind, data: bytes) -> str:
         return str(index)
 
 
+def _cgroup(_: Kind, data: bytes) -> str:
+    return cgroups.PATHS.path(_number(data))
+
+
+def _unit(_: Kind, data: bytes) -> str:
+    return cgroups.unit(cgroups.PATHS.path(_number(data)))
+
+
+def _container(_: Kind, data: bytes) -> str:
+    return cgroups.container(cgroups.PATHS.path(_number(data)))
+
+
+def _ksym(_: Kind, data: bytes) -> str:
+    return SYMBOLS.name(_number(data))
+
+
 _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
     "comm": _string,
     "string": _string,
@@ -118,9 +138,16 @@ _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
     "u64": _decimal,
     "s64": _signed,
     "ip": _ip,
+    "cgroup": _cgroup,
+    "unit": _unit,
+    "container": _container,
+    "ksym": _ksym,
     "enum": _enum,
     "bool": _enum,
 }
+
+OF_CGROUPS = ("cgroup", "unit", "container")  # in the kernel they are one: the id of the running task's cgroup
+_CGROUP_ID = "{field} = bpf_get_current_cgroup_id();"
 
 _SIMPLE = {
     kind.name: kind
@@ -137,6 +164,8 @@ _SIMPLE = {
         Kind("s64", "s64", 8, 8, False),
         Kind("ip", "u8[16]", 16, 1, False),
         Kind("bool", "u8", 1, 1, True, values=("false", "true")),
+        *(Kind(name, "u64", 8, 8, False, _CGROUP_ID, merges=True) for name in OF_CGROUPS),
+        Kind("ksym", "u64", 8, 8, False, merges=True),
     )
 }
 

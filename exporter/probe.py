@@ -239,6 +239,11 @@ class Probe:
             label.name for metric in metrics for label in metric.labels if label.chosen
         })  # fmt: skip
 
+    @property
+    def chosen_kinds(self) -> frozenset[str]:
+        """Names of the kinds of the labels that are on the page."""
+        return frozenset(label.kind.name for table in self.tables if table.chosen for label in table.labels)
+
     def mechanism_name(self, mechanism: Mechanism) -> str:
         """Returns the families of the hooks that a mechanism takes for this config, such as ``kprobe+kretprobe``."""
         return "+".join(sorted({hook.family for program in self.programs(mechanism) for hook in program.hooks}))

@@ -21,9 +21,10 @@ class Attempt:
 class Loaded:
     """What was loaded of a probe. With it travel the descriptors: maps, programs, links, all other attachments.
 
-    probe is what was wanted, with all its kinds of label known. maps and programs are names; attachments are pairs of a
-    program's name and a hook's. links are those of them that tell what they missed, each by its program's name;
-    misses_unknown are programs of which the kernel does not tell it.
+    probe is what was wanted, with all its kinds of label known. maps and programs are names; among the maps there is a
+    table of the kernel's symbols, where labels need it. attachments are pairs of a program's name and a hook's. links
+    are those of them that tell what they missed, each by its program's name; misses_unknown are programs of which the
+    kernel does not tell it.
     """
 
     probe: Probe

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporter import libbpf, privileges, systemd, worker
+from exporter import libbpf, privileges, symbols, systemd, worker
 from exporter.channel import Channel
 from exporter.child import Child, isolated
 from exporter.errors import ExporterError, ProbeError, StartError
@@ -252,6 +252,7 @@ class Supervisor:
         if probe.interfaces:
             programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
             held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]
+        self._share_symbols(held)
         self._held[probe.name] = held
         self._set(
             probe.name,
@@ -266,6 +267,16 @@ class Supervisor:
         self._update_interfaces(held)
         self._look_at = time.monotonic() + RETRY_SECONDS if self._degraded() else math.inf
         self._give(held)
+
+    def _share_symbols(self, newest: _Held) -> None:
+        """Keeps one table of the kernel's symbols, the newest, for all probes that have one: it has some megabytes."""
+        tables = [
+            held.shared[held.loaded.maps.index(symbols.TABLE)]
+            for held in (newest, *self._held.values())
+            if symbols.TABLE in held.loaded.maps
+        ]
+        for older in tables[1:]:
+            os.dup2(tables[0], older, inheritable=False)
 
     def _set(self, name: str, **changes: object) -> None:
         self._statuses[name] = dataclasses.replace(self._statuses[name], **changes)  # type: ignore[arg-type]  # by name

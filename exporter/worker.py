@@ -14,7 +14,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from exporter import child, privileges
+from exporter import child, privileges, symbols
 from exporter.channel import Channel
 from exporter.metrics import exposition, maps
 from exporter.metrics.exposition import Format
@@ -94,6 +94,9 @@ class Worker:
         elif isinstance(message, Adopt):
             loaded, rest = message.loaded, iter(fds)
             by_name = {name: next(rest) for name in loaded.maps}
+            if (table := by_name.pop(symbols.TABLE, None)) is not None:
+                symbols.SYMBOLS.use(table)
+                os.close(table)
             self._health.running[loaded.probe.name] = Running(
                 maps=ProbeMaps(loaded.probe, by_name),
                 programs={name: next(rest) for name in loaded.programs},

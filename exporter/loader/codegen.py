@@ -14,6 +14,7 @@ in a last cell: nothing is lost.
 """
 
 from exporter.kinds import Kind
+from exporter.loader import births
 from exporter.probe import OVERFLOW_ENTRIES, Field, Probe, Table, map_entries
 
 PRELUDE = r"""
@@ -82,6 +83,8 @@ def source(probe: Probe, programs: str = "") -> str:
     if any(table.keep == "max" for table in probe.tables):
         parts.append(KEEP_MAX)
     parts += [_table(table, map_entries(probe.max_series)) for table in probe.tables]
+    if births.wanted(probe):
+        parts.append(births.SOURCE)
     if probe.source:
         parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
         programs = probe.source.read_text(encoding="utf-8", errors="replace")

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exporter import libbpf
+from exporter import cgroups, libbpf, symbols
 from exporter.child import Crashed
 from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
-from exporter.loader import attach, cache, codegen, context, script
+from exporter.loader import attach, births, cache, codegen, context, script
 from exporter.loader.bytecode import Bytecode, Map, relocate
 from exporter.probe import Hook, Mechanism, Probe
 from exporter.status import MAX_DETAILS, Attempt, Loaded
@@ -63,6 +63,13 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
     """
     maps = [_create(map_) for map_ in bytecode.maps]
     tried: list[Attempt] = list(refused)
+    watching: list[_Attachment] = []
+    if births.wanted(probe):
+        try:
+            watching.append(_Attachment(births.PROGRAM, births.HOOK, births.watch(bytecode, maps), True))
+        except ProbeError as error:
+            tried.append(Attempt("births of cgroups", error.reason, error.details[-MAX_DETAILS:]))
+    ksyms = [(symbols.TABLE, symbols.build())] if "ksym" in probe.chosen_kinds else []
     for mechanism in probe.mechanisms:
         name = probe.mechanism_name(mechanism)
         try:
@@ -70,8 +77,12 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
         except ProbeError as error:
             tried.append(Attempt(name, error.reason, error.details[-MAX_DETAILS:]))
             continue
-        wanted = {"writing", "missed"}.union(*(codegen.map_names(table) for table in probe.tables if table.chosen))
+        attachments += watching
+        wanted = {"writing", "missed", cgroups.BORN}.union(
+            *(codegen.map_names(table) for table in probe.tables if table.chosen)
+        )
         kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
+        kept += ksyms
         links = [one for one in attachments if one.tells_missed and one.hook.family in attach.KPROBES]
         others = [one for one in attachments if one not in links]
         loaded = Loaded(

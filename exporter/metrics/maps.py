@@ -8,7 +8,7 @@ is an update of an array of maps, from which the kernel returns only after every
 
 import struct
 
-from exporter import libbpf
+from exporter import cgroups, kinds, libbpf
 from exporter.metrics.series import Series
 from exporter.probe import OVERFLOW_ENTRIES, Probe, map_entries
 
@@ -40,6 +40,10 @@ class ProbeMaps:
         self._fds = fds
         self._half = int.from_bytes(libbpf.map_lookup(self._switch, _FIRST, 4), "little")  # whoever was here before
         self.tables = [Series(table, probe.max_series) for table in probe.tables if table.chosen]
+        self._born = fds.get(cgroups.BORN)
+        self._drain_born = libbpf.Drain(8, cgroups.BORN_PATH, 64)
+        if not probe.chosen_kinds.isdisjoint(kinds.OF_CGROUPS) and not cgroups.PATHS:
+            cgroups.PATHS.walk()  # those that were there before their births were watched
         self._drains = [
             (
                 libbpf.Drain(series.table.key_size, 8 * len(series.table.values), map_entries(probe.max_series)),
@@ -52,6 +56,12 @@ class ProbeMaps:
         """Makes the programs write the other half from their next run on."""
         self._half ^= 1
         libbpf.map_update(self._switch, _FIRST, struct.pack("=I", self._half))
+
+    def learn(self) -> None:
+        """Learns the names of what was made since the last read."""
+        if self._born is not None:
+            for numbers, paths in self._drain_born(self._born):
+                cgroups.PATHS.learn_all(numbers, paths)
 
     def drain(self) -> None:
         """Moves everything from the half that is not written into the series."""
@@ -83,5 +93,8 @@ def read(barrier: Barrier, probes: list[ProbeMaps]) -> None:
     for probe in probes:
         probe.turn()
     barrier.wait()
+    cgroups.PATHS.next_read()
+    for probe in probes:
+        probe.learn()
     for probe in probes:
         probe.drain()

@@ -29,6 +29,7 @@ class Series:
         self._slots = len(table.metrics[0].bounds) + 1 if table.histogram else 1
         self._bucket_at = next((field.offset for field in table.fields if field.name == "bucket"), 0)
         self._text = KeyText(table)
+        self._merges = self._slots > 1 or any(label.kind.merges for label in table.labels)
         # bounded labels are never folded for the budget, only where they turn out not to be bounded at all
         self._limit = max(max_series, OVERFLOW_ENTRIES) if self._text.all_bounded else max_series
         self._budget = Budget(max_series)
@@ -171,8 +172,9 @@ class Series:
         return slot
 
     def _shares(self, key: bytes) -> bool:
-        """Whether a key belongs to a series that is there: of a histogram each bucket is a key of its own."""
-        return self._slots > 1 and self._text.own(key) in self._of_text
+        """Whether a key belongs to a series that is there: of a histogram each bucket is a key of its own, of a systemd
+        unit each cgroup."""
+        return self._merges and self._text.own(key) in self._of_text
 
     def _bounded_slot(self, key: bytes) -> int:
         slot = self._of_bounded.get(key)

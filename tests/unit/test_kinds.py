@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import kinds, users
+from exporter import cgroups, kinds, users
 from exporter.probe import BUCKET
 
 
@@ -69,6 +69,24 @@ def test_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [user.decode(number(uid, 4)) for uid in (1007, 1008, 2**32 - 1)] == ["alice", "1008", "4294967295"]
 
 
+def test_kinds_of_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One id reads as a path, a unit and a container; what is not known reads alike for all three."""
+    paths = cgroups.Paths()
+    monkeypatch.setattr(cgroups, "PATHS", paths)
+    monkeypatch.setattr(cgroups, "found", lambda: iter([(1, b"/"), (7, b"/system.slice/docker-" + b"ab" * 32)]))
+    decoded = {name: [kinds.parse(name).decode(number(at, 8)) for at in (1, 7, 8)] for name in kinds.OF_CGROUPS}
+    assert decoded == {
+        "cgroup": ["/", f"/system.slice/docker-{'ab' * 32}", "(unknown)"],
+        "unit": ["", "system.slice", "(unknown)"],
+        "container": ["", "abababababab", "(unknown)"],
+    }
+
+
+def test_ksym_without_a_table() -> None:
+    """An address that is in no function known reads as the number."""
+    assert kinds.parse("ksym").decode(number(2**64 - 16, 8)) == "0xfffffffffffffff0"
+
+
 def test_interface_name_that_is_no_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interface's name may hold any bytes; on the page they must be text."""
     monkeypatch.setattr(socket, "if_indextoname", lambda _: b"eth\xff".decode("utf-8", "surrogateescape"))
@@ -90,6 +108,10 @@ def test_interface_name_that_is_no_utf8(monkeypatch: pytest.MonkeyPatch) -> None
         ("s64", "s64", 8, 8, False),
         ("ip", "u8[16]", 16, 1, False),
         ("bool", "u8", 1, 1, True),
+        ("cgroup", "u64", 8, 8, False),
+        ("unit", "u64", 8, 8, False),
+        ("container", "u64", 8, 8, False),
+        ("ksym", "u64", 8, 8, False),
         ("string(2)", "char[2]", 2, 1, False),
         ("string(256)", "char[256]", 256, 1, False),
         (["a"], "u8", 1, 1, True),
@@ -118,6 +140,10 @@ def test_every_kind_is_in_the_tables_above() -> None:
         "s64",
         "ip",
         "bool",
+        "cgroup",
+        "unit",
+        "container",
+        "ksym",
         "string",
     ]
     assert simple == table

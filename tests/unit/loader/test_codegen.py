@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter import catalog
-from exporter.loader import codegen
+from exporter.loader import births, codegen
 from exporter.probe import MAP_ENTRIES, OVERFLOW_ENTRIES, Label, Metric, Probe
 
 from ..conftest import Write
@@ -201,3 +201,14 @@ def test_a_probe_reads_its_c_when_it_is_compiled(source: Path) -> None:
     source.write_bytes(b"/* caf\xe9 */\n" + C.encode())
     one: Probe = probe(counter("ebpf_things_total"), source=source)
     assert codegen.source(one).endswith(f"/* caf\N{REPLACEMENT CHARACTER} */\n{C}\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "watched"),
+    [("cgroup", True, True), ("unit", True, True), ("container", True, True), ("unit", False, False),
+     ("comm", True, False), ("ksym", True, False)],
+)  # fmt: skip
+def test_births_of_cgroups(source: Path, kind: str, chosen: bool, watched: bool) -> None:
+    """Who has a label of cgroups on the page has the program that knows those that end early; nobody else pays."""
+    text = codegen.source(probe(counter("ebpf_things_total", label("where", kind, chosen)), source=source))
+    assert (births.PROGRAM in text) == watched

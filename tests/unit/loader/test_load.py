@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """loader/load.py: which mechanism is taken, what is let go of, and what is said, with the kernel left out."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from exporter import libbpf
+from exporter import cgroups, libbpf, symbols
 from exporter.child import Crashed
 from exporter.errors import AttachError, CompileError, ExporterError, LoadError
-from exporter.loader import attach, load
+from exporter.loader import attach, births, load
 from exporter.loader.bytecode import Bytecode, Map
 from exporter.loader.load import NothingHolds
 from exporter.probe import Hook, Mechanism, Probe, Program
@@ -27,7 +28,7 @@ class Kernel:
         self.absent: set[str] = set()  # hooks that do not exist
         self.mute: set[str] = set()  # hooks of which it does not tell what was missed
 
-    def _open(self, name: str) -> int:
+    def open(self, name: str) -> int:
         fd = os.memfd_create("object")
         self.opened[fd] = name
         return fd
@@ -39,21 +40,21 @@ class Kernel:
     def map_create(self, kind: int, name: str, *_: int) -> int:
         if kind == 99:
             raise OSError(22, "Invalid argument")
-        return self._open(f"map {name}")
+        return self.open(f"map {name}")
 
     def exists(self, hook: Hook) -> bool:
         return str(hook) not in self.absent
 
     def load_for(self, hook: Hook, name: str, instructions: bytes) -> int:
         del instructions
-        return self._open(f"program {name} for {hook.family}")
+        return self.open(f"program {name} for {hook.family}")
 
     def attach(self, hook: Hook, program: int) -> int:
         if str(hook) in self.absent:
             raise attach.NoSuchHook(f"no {hook}")
         if str(hook) in self.refused:
             raise AttachError(f"refused {hook}", "its words")
-        return self._open(f"{self.opened[program]} at {hook}")
+        return self.open(f"{self.opened[program]} at {hook}")
 
     def tells_missed(self, hook: Hook, fd: int) -> bool:
         assert self.opened[fd].endswith(f" at {hook}")
@@ -210,3 +211,46 @@ def test_a_map_that_cannot_be(kernel: Kernel, kind: int, reason: str) -> None:
 def test_reason(error: ExporterError, words: str, reason: str) -> None:
     """The compiler's first error is the reason where it complained, also where it crashed afterwards."""
     assert load.reason(error, words) == reason
+
+
+BORN = Bytecode(
+    (*MAPS, Map(cgroups.BORN, 1, 8, cgroups.BORN_PATH, cgroups.BORN_ENTRIES, 0)),
+    {**BYTECODE.programs, births.PROGRAM: b""},
+    "0.26",
+)
+
+
+def by(kind: str) -> Probe:
+    one = probe({"one": [Hook("kprobe", "f")]})
+    return dataclasses.replace(one, metrics=(counter("ebpf_a_total", label("where", kind)),))
+
+
+def test_births_of_cgroups_are_watched_before_anything_counts(kernel: Kernel) -> None:
+    """The program that keeps names is attached first, held like all others, and its map goes to the worker."""
+    loaded, fds = load.load(by("unit"), BORN)
+    assert loaded.maps == ("writing", "a_0", "a_1", "a_rest", cgroups.BORN)
+    assert loaded.attachments == (("one", "kprobe:f"), (births.PROGRAM, "rawtracepoint:cgroup_mkdir"))
+    assert (loaded.programs, loaded.misses_unknown) == (("one",), ())
+    names = [kernel.opened[fd] for fd in fds]
+    assert names[-1] == f"program {births.PROGRAM} for rawtracepoint at rawtracepoint:cgroup_mkdir"
+    opened = list(kernel.opened.values())
+    assert opened.index(names[-1]) < opened.index("program one for kprobe at kprobe:f")
+    assert f"program {births.PROGRAM} for rawtracepoint" not in kernel.held()
+
+
+@pytest.mark.parametrize("bytecode", [BORN, BYTECODE])
+def test_without_births_a_probe_runs(kernel: Kernel, bytecode: Bytecode) -> None:
+    """Where they can't be watched, that is told, and names are found by looking."""
+    kernel.refused = {"rawtracepoint:cgroup_mkdir"}
+    loaded, _ = load.load(by("cgroup"), bytecode)
+    assert loaded.mechanism == "kprobe"
+    assert [attempt.mechanism for attempt in loaded.tried] == ["births of cgroups"]
+
+
+def test_a_table_of_symbols(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made for whom it names functions, and goes to the worker with the maps."""
+    monkeypatch.setattr(symbols, "build", lambda: kernel.open("symbols"))
+    loaded, fds = load.load(by("ksym"), BYTECODE)
+    assert loaded.maps == ("writing", "a_0", "a_1", "a_rest", symbols.TABLE)
+    assert kernel.opened[fds[4]] == "symbols"
+    assert symbols.TABLE not in load.load(by("u64"), BYTECODE)[0].maps

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter import libbpf
+from exporter import cgroups, libbpf
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
 from exporter.probe import Probe
@@ -150,3 +150,21 @@ def test_the_maps_of_a_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libbpf, "map_create", map_create)
     assert Barrier.create() == [52, 51]
     assert made == [(libbpf.MAP_TYPE_ARRAY, 0), (libbpf.MAP_TYPE_ARRAY_OF_MAPS, 51)]
+
+
+def test_names_are_learnt_after_the_wait_and_before_they_are_needed(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cgroups that were made before what is drained was counted are known, without a walk."""
+    walks: list[int] = []
+    monkeypatch.setattr(cgroups, "PATHS", cgroups.Paths())
+    monkeypatch.setattr(cgroups, "found", lambda: iter([(1, b"/")] if walks.append(1) is None else ()))  # type: ignore[func-returns-value]
+    found = probe(counter("ebpf_a_total", label("cgroup", "cgroup")))
+    table = found.tables[0]
+    one = ProbeMaps(found, {"writing": 10, "a_0": 11, "a_1": 12, "a_rest": 13, cgroups.BORN: 15})
+    kernel.hashes[15] = [((7).to_bytes(8, "little"), b"/born".ljust(cgroups.BORN_PATH, b"\0"))]
+    kernel.hashes[11] = [(key(table, cgroup=7), numbers(2)), (key(table, cgroup=1), numbers(3))]
+    maps.read(BARRIER, [one])
+    assert kernel.diary == ["turn 10 to 1", "wait", "drain 15", "drain 11"]
+    assert counted(one) == {"/born": 2.0, "/": 3.0}
+    assert len(walks) == 1

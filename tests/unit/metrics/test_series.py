@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter import cgroups
 from exporter.metrics.series import Series
 from exporter.probe import OTHER, Table
 
-from ..support import bounded_key, counter, histogram, key, label, numbers, samples
+from ..support import bounded_key, counter, histogram, key, label, numbers, probe, samples
 
 OP = ["read", "write"]
 IO = Table(
@@ -384,3 +385,31 @@ def test_views_of_a_buffer_will_do(table: Table) -> None:
     keys[:] = b"\xff" * len(keys)
     values[:] = bytes(len(values))
     assert text(series) == before
+
+
+def test_many_numbers_of_one_text_are_one_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cgroups of a unit are one series, as are all that are not known; with the budget full, new ones join it.
+
+    What becomes known later takes nothing away from what was counted as unknown.
+    """
+    paths = cgroups.Paths()
+    monkeypatch.setattr(cgroups, "PATHS", paths)
+    monkeypatch.setattr(cgroups, "found", lambda: iter(()))
+    paths.learn(1, b"/a.service/x")
+    paths.learn(2, b"/a.service/y")
+    [table] = probe(counter("ebpf_a_total", label("unit", "unit"))).tables
+    series = Series(table, 2)
+
+    def count(*units: int) -> dict[str, float]:
+        keys = b"".join(key(table, unit=unit) for unit in units)
+        series.add(keys, numbers(*range(1, len(units) + 1)))
+        series.settle()
+        text = b"".join(lines for _, lines in series.render()).decode()
+        return {dict(labels)["unit"]: value for labels, value in samples(text)["ebpf_a_total"].items()}
+
+    assert count(1, 2, 7, 8) == {"a.service": 3, "(unknown)": 7}
+    paths.learn(3, b"/a.service/z")
+    paths.learn(7, b"/late.service")
+    paths.learn(4, b"/b.service")
+    assert count(3, 7, 9, 4) == {"a.service": 4, "(unknown)": 12, "(other)": 4}
+    assert series.folded == 1
