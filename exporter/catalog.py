@@ -16,6 +16,7 @@ from exporter.document import Document, Where
 from exporter.errors import CompileError, ConfigError, Problem, one_of
 from exporter.expression import Expression, ExpressionError, Word
 from exporter.grammar import parse
+from exporter.hooks import events
 from exporter.loader import context, script
 from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program, powers_of_two
 
@@ -460,7 +461,8 @@ _TARGETS = {
     "rawtracepoint": r"\w+",
     "uprobe": r"[^\s:]+:[\w.@$~<>()*&,:-]+",
     "usdt": r"[^\s:]+:\w[\w-]*:\w[\w-]*",
-    "profile": r"(hz|s|ms|us):[1-9][0-9]{0,8}",
+    # 10 microseconds are the kernel's least (perf_swevent_start_hrtimer)
+    "profile": r"(hz|s|ms):[1-9][0-9]{0,8}|us:[1-9][0-9]{1,8}",
     "software": r"[a-z-]+(:[1-9][0-9]{0,17})?",
     "hardware": r"[a-zA-Z-]+(:[1-9][0-9]{0,17})?",
     "xdp": "",
@@ -468,8 +470,10 @@ _TARGETS = {
 _FORMS = {
     "kprobe": "kprobe:FUNCTION", "fentry": "fentry:FUNCTION", "tracepoint": "tracepoint:CATEGORY:EVENT",
     "rawtracepoint": "rawtracepoint:EVENT", "uprobe": "uprobe:FILE:SYMBOL", "usdt": "usdt:FILE:PROVIDER:NAME",
-    "profile": "profile:hz:99", "software": "software:EVENT:PERIOD", "hardware": "hardware:EVENT:PERIOD", "xdp": "xdp",
+    "profile": "profile:hz:99, or s:N, ms:N, us:N from 10", "software": "software:EVENT:PERIOD",
+    "hardware": "hardware:EVENT:PERIOD", "xdp": "xdp",
 }  # fmt: skip
+_EVENTS = {"software": events.SOFTWARE, "hardware": events.HARDWARE}
 _AS = {"kretprobe": "kprobe", "uretprobe": "uprobe", "fexit": "fentry"}
 
 
@@ -482,6 +486,8 @@ def _hook_problems(probe: Probe, declared: Document) -> Iterator[Problem]:
                 if re.fullmatch(_TARGETS[family], hook.target) is None:
                     form = _FORMS[family].replace(family, hook.family, 1)
                     yield declared.problem(("attach",), f"{hook}: expected {form}; a probe names its hooks one by one")
+                elif (known := _EVENTS.get(hook.family)) and (name := hook.target.partition(":")[0]) not in known:
+                    yield declared.problem(("attach",), f"{hook}: {one_of(name, list(known))}")
                 elif hook.family == "xdp" and not probe.source:
                     yield declared.problem(("attach",), "xdp needs C: an expression has no packets")
 

@@ -19,13 +19,13 @@ _SHARE = 2  # descriptors of a thread
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def hold(fds: list[int]) -> None:
+def hold(fds: list[int], share: int = _SHARE) -> None:
     """Takes descriptors over, for as long as this process lives: they are closed here and open in threads of ours.
 
     Where the kernel does not let a thread have a table of its own, they stay open here.
     """
-    for start in range(0, len(fds), _SHARE):
-        _hold_share(fds[start : start + _SHARE])
+    for start in range(0, len(fds), share or 1):
+        _hold_share(fds[start : start + share])
 
 
 def _hold_share(fds: list[int]) -> None:

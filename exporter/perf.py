@@ -8,7 +8,7 @@ import platform
 import struct
 
 TYPE_HARDWARE, TYPE_SOFTWARE, TYPE_TRACEPOINT = 0, 1, 2
-DISABLED, EXCLUDE_KERNEL = 1 << 0, 1 << 5
+DISABLED, EXCLUDE_KERNEL, FREQUENCY = 1 << 0, 1 << 5, 1 << 10  # the last: period is a rate in Hz
 
 _NUMBER = {"x86_64": 298, "aarch64": 241}
 _FLAG_FD_CLOEXEC = 8

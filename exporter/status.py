@@ -21,6 +21,8 @@ class Attempt:
 class Loaded:
     """What was loaded of a probe. With it travel the descriptors: maps, programs, links, all other attachments.
 
+    Of the latter, on_each_cpu are the perf events that are one processor's, and the last.
+
     probe is what was wanted, with all its kinds of label known. maps and programs are names; among the maps there is a
     table of the kernel's symbols, where labels need it. attachments are pairs of a program's name and a hook's. links
     are those of them that tell what they missed, each by its program's name; misses_unknown are programs of which the
@@ -33,6 +35,7 @@ class Loaded:
     maps: tuple[str, ...]
     programs: tuple[str, ...]
     links: tuple[str, ...]
+    on_each_cpu: int
     attachments: tuple[tuple[str, str], ...]
     misses_unknown: tuple[str, ...]
     compiler: str

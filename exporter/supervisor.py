@@ -248,7 +248,9 @@ class Supervisor:
     def _adopt(self, probe: Probe, loaded: Loaded, fds: list[int]) -> None:
         shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
         held = _Held(probe, loaded, fds[:shared])
-        hold(fds[shared:])
+        last = len(fds) - loaded.on_each_cpu
+        hold(fds[shared:last])
+        hold(fds[last:], share=loaded.on_each_cpu)  # of these the kernel lets go at once
         if probe.interfaces:
             programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
             held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]

@@ -2,8 +2,8 @@
 """Attaches loaded programs to hooks, each held by one descriptor: closing it, or dying, detaches.
 
 kprobe, kretprobe, uprobe, uretprobe and tracepoint are perf events (perf_event_open(2); the kprobe and uprobe PMUs are
-in the kernel since 4.17), which links hold; fentry, fexit and raw tracepoints are links themselves. XDP is in
-``network``: interfaces come and go.
+in the kernel since 4.17), which links hold; so are profile, software and hardware, with one on each processor. fentry,
+fexit and raw tracepoints are links themselves. XDP is in ``network``: interfaces come and go.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from exporter import libbpf, perf
 from exporter.errors import AttachError, HookError, LoadError, UnknownHook
+from exporter.hooks import events
 from exporter.probe import Hook
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -21,6 +22,11 @@ TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 # families of hooks that are perf events; of these the kprobes, which miss events by themselves too
 PERF_EVENTS = ("kprobe", "kretprobe", "uprobe", "uretprobe", "tracepoint")
 KPROBES = ("kprobe", "kretprobe")
+# those that count on a processor: there is a perf event on each
+ON_EACH_CPU = ("profile", "software", "hardware")
+_EVENTS = {"software": (perf.TYPE_SOFTWARE, events.SOFTWARE), "hardware": (perf.TYPE_HARDWARE, events.HARDWARE)}
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3}
+_SAMPLE_RATE = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 
 _IOC_SET_BPF = 0x40042408
 
@@ -32,6 +38,7 @@ PROGRAM_TYPES = {
     "uretprobe": (libbpf.PROG_TYPE_KPROBE, 0),
     "tracepoint": (libbpf.PROG_TYPE_TRACEPOINT, 0),
     "rawtracepoint": (libbpf.PROG_TYPE_RAW_TRACEPOINT, 0),
+    **dict.fromkeys(ON_EACH_CPU, (libbpf.PROG_TYPE_PERF_EVENT, 0)),
     "fentry": (libbpf.PROG_TYPE_TRACING, libbpf.ATTACH_TRACE_FENTRY),
     "fexit": (libbpf.PROG_TYPE_TRACING, libbpf.ATTACH_TRACE_FEXIT),
     "xdp": (libbpf.PROG_TYPE_XDP, 0),
@@ -43,12 +50,15 @@ class NoSuchHook(AttachError):
 
 
 def exists(hook: Hook) -> bool:
-    """Whether a hook is there, for the families where that can be known without attaching: tracepoints and uprobes."""
+    """Whether a hook is there, for the families where that can be known without attaching."""
     try:
         if hook.family == "tracepoint":
             _tracepoint_id(hook)
         elif hook.family in ("uprobe", "uretprobe"):
             _resolve(hook)
+        elif hook.family in _EVENTS:
+            kind, event = _event(hook)
+            return events.offered(kind, event)
     except NoSuchHook:
         return False
     return True
@@ -75,28 +85,34 @@ def _last_line(error: libbpf.Refused) -> str:
     return f"{lines[-1]} ({error.strerror})" if lines else str(error.strerror)
 
 
-def attach(hook: Hook, program: int) -> int:
-    """Attaches a loaded program. Returns the descriptor that holds it; raises AttachError or NoSuchHook."""
+def attach(hook: Hook, program: int) -> list[int]:
+    """Attaches a loaded program. Returns the descriptors that hold it; raises AttachError or NoSuchHook."""
     try:
         if hook.family in KPROBES:
-            return _kprobe(hook, program)
+            return [_kprobe(hook, program)]
         if hook.family in ("uprobe", "uretprobe"):
-            return _uprobe(hook, program)
+            return [_uprobe(hook, program)]
         if hook.family == "tracepoint":
-            return _perf_event(perf.TYPE_TRACEPOINT, _tracepoint_id(hook), program)
+            return [_perf_event(perf.TYPE_TRACEPOINT, _tracepoint_id(hook), program)]
+        if hook.family in ON_EACH_CPU:
+            return _on_each_cpu(hook, program)
         name = hook.target if hook.family == "rawtracepoint" else None
-        return libbpf.raw_tracepoint_open(name, program)
+        return [libbpf.raw_tracepoint_open(name, program)]
     except OSError as error:
         number = error.errno or 0
         raise AttachError(f"cannot attach to {hook}: {_explain(hook, number)}", errno=number) from error
 
 
 def tells_missed(hook: Hook, fd: int) -> bool:
-    """Whether the kernel tells how many of a hook's events its program did not run for; fd is what ``attach`` returned.
+    """Whether the kernel tells how many of a hook's events its program did not run for; fd is of what ``attach``
+    returned.
 
     Of programs on perf events it does since 6.7 (dd8657894c11, bpf: Count missed stats in trace_call_bpf), which is
     also when links came to tell what kprobes missed; of tracing programs since 5.12, which is when they began to miss.
+    What perf itself counts on a processor passes a busy program by (bpf_overflow_handler), and is told nowhere.
     """
+    if hook.family in ON_EACH_CPU:
+        return False
     if hook.family not in PERF_EVENTS:
         return True
     try:
@@ -114,6 +130,12 @@ def _explain(hook: Hook, number: int) -> str:
         return f"{hook.target} is not a function that the kernel lets be probed"
     if number in (errno.EPERM, errno.EACCES) and hook.family in ("fentry", "fexit"):
         return "this kernel does not allow tracing programs (fentry, fexit)"
+    if hook.family == "hardware" and number in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
+        return "no PMU of this machine counts that; virtual machines often have none"
+    if hook.family == "software" and number in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL):
+        return "this kernel does not count that"
+    if hook.family == "profile" and number == errno.EINVAL:
+        return f"at most {_SAMPLE_RATE.read_text().strip()} Hz are allowed (kernel.perf_event_max_sample_rate)"
     return os.strerror(number)
 
 
@@ -177,11 +199,46 @@ def _perf_event(kind: int, config: int, program: int, config1: int = 0, config2:
     It is opened on one CPU, the first that is online, and yet the program runs on all: a probe is one thing to the
     kernel, and only its perf samples, which are not wanted, are per CPU.
     """
-    fd = perf.event_open(kind, config, -1, _first_cpu(), config1=config1, config2=config2)
+    fd = perf.event_open(kind, config, -1, _online_cpus()[0], config1=config1, config2=config2)
     try:
         return give(fd, program)
     finally:
         os.close(fd)
+
+
+def _event(hook: Hook) -> tuple[int, events.Event]:
+    """Returns the type and the event that ``software:page-faults:100`` names; without its period, the usual one."""
+    kind, known = _EVENTS[hook.family]
+    name, _, period = hook.target.partition(":")
+    return kind, events.Event(known[name].config, int(period) if period else known[name].period)
+
+
+def _on_each_cpu(hook: Hook, program: int) -> list[int]:
+    """Opens a perf event on each processor that is online, and gives it its program. Returns what holds them.
+
+    Of a processor that goes offline the kernel keeps the event, and does not count again when it comes back.
+    """
+    flags = 0
+    if hook.family == "profile":
+        unit, _, number = hook.target.partition(":")
+        flags = perf.FREQUENCY if unit == "hz" else 0
+        kind, config, period = perf.TYPE_SOFTWARE, events.SOFTWARE["cpu-clock"].config, int(number)
+        period *= _NANOSECONDS.get(unit, 1)
+    else:
+        kind, (config, period) = _event(hook)
+    fds: list[int] = []
+    try:
+        for cpu in _online_cpus():
+            event = perf.event_open(kind, config, -1, cpu, period=period, flags=flags)
+            try:
+                fds.append(give(event, program))
+            finally:
+                os.close(event)
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
 
 
 def give(event: int, program: int) -> int:
@@ -196,6 +253,8 @@ def give(event: int, program: int) -> int:
     return os.dup(event)
 
 
-def _first_cpu() -> int:
-    online = Path("/sys/devices/system/cpu/online").read_text()
-    return int(online.replace("-", ",").split(",")[0])
+def _online_cpus() -> list[int]:
+    """Returns the numbers in ``0-3,5``."""
+    parts = Path("/sys/devices/system/cpu/online").read_text().strip().split(",")
+    ends = [part.partition("-") for part in parts]
+    return [cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1)]

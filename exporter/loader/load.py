@@ -26,11 +26,11 @@ class NothingHolds(ProbeError):
 
 @dataclass(frozen=True)
 class _Attachment:
-    """A program, by its name, at a hook. fd holds it there."""
+    """A program, by its name, at a hook. fds hold it there."""
 
     program: str
     hook: Hook
-    fd: int
+    fds: tuple[int, ...]
     tells_missed: bool
 
 
@@ -84,7 +84,8 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
         kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
         kept += ksyms
         links = [one for one in attachments if one.tells_missed and one.hook.family in attach.KPROBES]
-        others = [one for one in attachments if one not in links]
+        processors = [fd for one in attachments if one.hook.family in attach.ON_EACH_CPU for fd in one.fds]
+        others = [one for one in attachments if one not in links and one.hook.family not in attach.ON_EACH_CPU]
         loaded = Loaded(
             probe=probe,
             mechanism=name,
@@ -92,12 +93,13 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
             maps=tuple(map_name for map_name, _ in kept),
             programs=tuple(programs),
             links=tuple(link.program for link in links),
+            on_each_cpu=len(processors),
             attachments=tuple((one.program, str(one.hook)) for one in attachments),
             misses_unknown=tuple(dict.fromkeys(one.program for one in attachments if not one.tells_missed)),
             compiler=bytecode.compiler,
         )
-        fds = [fd for _, fd in kept] + list(programs.values()) + [one.fd for one in links + others]
-        return loaded, fds
+        held = [fd for one in links + others for fd in one.fds] + processors
+        return loaded, [fd for _, fd in kept] + list(programs.values()) + held
     reasons = "; ".join(attempt.reason for attempt in tried)
     details = "\n\n".join(f"{attempt.reason}\n{attempt.details}".strip() for attempt in tried)
     raise NothingHolds(reasons, details, tuple(tried))
@@ -138,10 +140,10 @@ def _attach(
                 if name not in programs:
                     programs[name] = attach.load_for(hook, program.name, instructions)
                 if hook.family != "xdp":
-                    fd = attach.attach(hook, programs[name])
-                    attachments.append(_Attachment(name, hook, fd, attach.tells_missed(hook, fd)))
+                    fds = tuple(attach.attach(hook, programs[name]))
+                    attachments.append(_Attachment(name, hook, fds, attach.tells_missed(hook, fds[0])))
     except ProbeError:
-        for fd in [*programs.values(), *(one.fd for one in attachments)]:
+        for fd in [*programs.values(), *(fd for one in attachments for fd in one.fds)]:
             os.close(fd)
         raise
     return programs, attachments

@@ -49,12 +49,13 @@ class Kernel:
         del instructions
         return self.open(f"program {name} for {hook.family}")
 
-    def attach(self, hook: Hook, program: int) -> int:
+    def attach(self, hook: Hook, program: int) -> list[int]:
         if str(hook) in self.absent:
             raise attach.NoSuchHook(f"no {hook}")
         if str(hook) in self.refused:
             raise AttachError(f"refused {hook}", "its words")
-        return self.open(f"{self.opened[program]} at {hook}")
+        processors = (0, 1) if hook.family in attach.ON_EACH_CPU else (0,)
+        return [self.open(f"{self.opened[program]} at {hook}") for _ in processors]
 
     def tells_missed(self, hook: Hook, fd: int) -> bool:
         assert self.opened[fd].endswith(f" at {hook}")
@@ -162,6 +163,17 @@ def test_links_that_tell_what_they_missed(kernel: Kernel) -> None:
     assert [kernel.opened[fd].rpartition(" at ")[2] for fd in fds[len(loaded.maps) + len(loaded.programs) :]] == [
         *("kretprobe:f", "kprobe:g", "kretprobe:f"),
         *("tracepoint:a:a", "kprobe:h", "tracepoint:a:b"),
+    ]
+
+
+def test_what_is_on_each_processor_comes_last(kernel: Kernel) -> None:
+    """A hook with a descriptor on each processor is one attachment; how many descriptors there are is told."""
+    hooks = {"one": [Hook("profile", "hz:99"), Hook("kprobe", "f")], "two": [Hook("software", "cs")]}
+    loaded, fds = load.load(probe(hooks), BYTECODE)
+    assert loaded.attachments == (("one", "profile:hz:99"), ("one", "kprobe:f"), ("two", "software:cs"))
+    assert loaded.on_each_cpu == 4
+    assert [kernel.opened[fd].rpartition(" at ")[2] for fd in fds[-5:]] == [
+        *("kprobe:f", "profile:hz:99", "profile:hz:99", "software:cs", "software:cs")
     ]
 
 
