@@ -44,6 +44,7 @@ _BY_FAMILY = {
     # the perf PMUs, since the fix of CVE-2025-38466 in 5.15.189, 6.1.146, 6.6.99 and 6.12.39
     "uprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
     "uretprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
+    "usdt": {_CAP_SYS_ADMIN: "to attach uprobes"},
     "xdp": {_CAP_NET_ADMIN: "to attach XDP"},
 }
 

@@ -33,12 +33,14 @@ def map_entries(max_series: int) -> int:
 class Hook:
     """Where a program is attached, named as ``bpftrace -l`` prints it: ``family:target``.
 
-    An optional hook may be absent from this kernel (a system call that arm64 never had) without any harm.
+    An optional hook may be absent from this kernel (a system call that arm64 never had) without any harm. arguments
+    means of a USDT probe only the places whose note describes its arguments so.
     """
 
     family: str
     target: str
     optional: bool = False
+    arguments: str | None = None
 
     def __str__(self) -> str:
         return f"{self.family}:{self.target}" if self.target else self.family

@@ -22,7 +22,7 @@ _ARCHITECTURES = {"x86_64": "x86-64", "aarch64": "AArch64"}  # how ldconfig -p c
 
 # Symbols are unpacked here: pyelftools makes an object of each, 40 microseconds, and a Go program has 100,000.
 _SYMBOL = {8: struct.Struct("<IBBHQQ"), 4: struct.Struct("<IIIBBH")}  # Elf64_Sym, Elf32_Sym
-_FUNC, _GNU_IFUNC = 2, 10
+_OBJECT, _FUNC, _COMMON, _GNU_IFUNC = 1, 2, 5, 10
 
 # https://sourceware.org/systemtap/wiki/UserSpaceProbeImplementation
 _NT_STAPSDT = 3
@@ -32,12 +32,37 @@ _NOTE = struct.Struct("<III")  # length of the name, of the description, type
 _TORN = (struct.error, ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError)
 
 
+# a variable in an operand: counter(%rip), 48+rows(%rip), rows+48(%rip)
+_RELATIVE = re.compile(r"(?:(?P<ahead>-?\d+)\+)?(?P<name>[A-Za-z_.][\w.$]*)(?P<behind>[-+]\d+)?\(%rip\)")
+
+
 class Usdt(NamedTuple):
     """A probe that a program's author put into it. arguments as the note has them: ``-4@%edi 8@(%rsp)``."""
 
     provider: str
     name: str
     arguments: str
+
+
+class Place(NamedTuple):
+    """Where a USDT probe stands in a file, in bytes: its instruction, and its semaphore, 0 where it has none.
+
+    arguments are as the note has them; a variable is named by how far from the instruction it is:
+    ``4@counter+8(%rip)`` -> ``4@11304(%rip)``.
+    """
+
+    offset: int
+    semaphore: int
+    arguments: str
+
+
+class _Note(NamedTuple):
+    """A USDT probe and the addresses of its place, as they were when the file was linked."""
+
+    probe: Usdt
+    instruction: int
+    base: int
+    semaphore: int
 
 
 def resolve(name: str) -> Path:
@@ -104,16 +129,26 @@ def offset(path: Path, symbol: str) -> int:
     with _opened(path) as elf:
         wanted = symbol.encode()
         for name, address in _functions(elf):
-            if name == wanted:
-                for segment in elf.iter_segments("PT_LOAD"):
-                    if segment["p_vaddr"] <= address < segment["p_vaddr"] + segment["p_memsz"]:
-                        return int(address - segment["p_vaddr"] + segment["p_offset"])
+            if name == wanted and (found := _in_file(elf, address)) is not None:
+                return found
         near = nearest(symbol, {name.decode("utf-8", "backslashreplace") for name, _ in _functions(elf)})
     raise UnknownHook(f"there is no symbol {symbol} in {path}{did_you_mean(near)}", near)
 
 
+def _in_file(elf: ELFFile, address: int) -> int | None:
+    """Returns where in a file is what will be at an address."""
+    for segment in elf.iter_segments("PT_LOAD"):
+        if segment["p_vaddr"] <= address < segment["p_vaddr"] + segment["p_memsz"]:
+            return int(address - segment["p_vaddr"] + segment["p_offset"])
+    return None
+
+
 def _functions(elf: ELFFile) -> Iterator[tuple[bytes, int]]:
-    """Yields the functions that a file defines, with their addresses, some twice."""
+    return _symbols(elf, (_FUNC, _GNU_IFUNC))
+
+
+def _symbols(elf: ELFFile, kinds: tuple[int, ...]) -> Iterator[tuple[bytes, int]]:
+    """Yields what a file defines, with its addresses, some twice."""
     for table in map(elf.get_section_by_name, (".symtab", ".dynsym")):
         if table is None or table["sh_type"] == "SHT_NOBITS":  # the latter in files of debug information
             continue
@@ -125,7 +160,7 @@ def _functions(elf: ELFFile) -> Iterator[tuple[bytes, int]]:
                 start, info, _, section, address, _ = symbol
             else:
                 start, address, _, info, _, section = symbol
-            if info & 0xF not in (_FUNC, _GNU_IFUNC) or not section:  # section 0: defined elsewhere
+            if info & 0xF not in kinds or not section:  # section 0: defined elsewhere
                 continue
             # `memcpy@@GLIBC_2.14`: the linker writes the version behind the name in .symtab
             if name := strings[start : strings.index(b"\0", start)].partition(b"@")[0]:
@@ -139,10 +174,51 @@ def usdt(path: Path) -> tuple[Usdt, ...]:
     """
     with _opened(path) as elf:
         section = elf.get_section_by_name(".note.stapsdt")
-        return tuple(_notes(section.data(), elf.elfclass // 8)) if section else ()
+        return tuple(note.probe for note in _notes(section.data(), elf.elfclass // 8)) if section else ()
 
 
-def _notes(data: bytes, word: int) -> Iterator[Usdt]:
+def places(path: Path, provider: str, name: str) -> tuple[Place, ...]:
+    """Returns the places of a USDT probe.
+
+    Raises UnknownHook where the file does not have it, HookError where it is not an ELF file or can't be read.
+    """
+    with _opened(path) as elf:
+        section = elf.get_section_by_name(".note.stapsdt")
+        notes = list(_notes(section.data(), elf.elfclass // 8)) if section else []
+        base = elf.get_section_by_name(".stapsdt.base")
+        found: dict[Place, None] = {}
+        for probe, instruction, linked, semaphore in notes:
+            if (probe.provider, probe.name) != (provider, name):
+                continue
+            # what moved the file's parts after it was linked (prelink) moved the base as well
+            moved = base["sh_addr"] - linked if base and linked else 0
+            offset = _in_file(elf, instruction + moved)
+            counted = _in_file(elf, semaphore + moved) if semaphore else 0
+            if offset is not None and counted is not None:
+                found[Place(offset, counted, _located(elf, probe.arguments, instruction))] = None
+    if found:
+        return tuple(found)
+    if not notes:
+        raise UnknownHook(f"{path} has no USDT probes")
+    names = sorted({f"{note.probe.provider}:{note.probe.name}" for note in notes})
+    near = nearest(f"{provider}:{name}", names)
+    has = did_you_mean(near) or f"; it has {', '.join(names[:20])}{', …' if names[20:] else ''}"
+    raise UnknownHook(f"{path} has no USDT probe {provider}:{name}{has}", near)
+
+
+def _located(elf: ELFFile, arguments: str, instruction: int) -> str:
+    """Names variables by where they are; one of which there are several, or none, keeps its name."""
+
+    def distance(match: re.Match[str]) -> str:
+        wanted = match["name"].encode()
+        at = {address for name, address in _symbols(elf, (_OBJECT, _COMMON)) if name == wanted}
+        more = int(match["ahead"] or 0) + int(match["behind"] or 0)
+        return f"{at.pop() + more - instruction}(%rip)" if len(at) == 1 else match[0]
+
+    return _RELATIVE.sub(distance, arguments)
+
+
+def _notes(data: bytes, word: int) -> Iterator[_Note]:
     """A description is three addresses (the probe's, the base's, the semaphore's), then three texts."""
     position = 0
     while position + _NOTE.size <= len(data):
@@ -151,7 +227,8 @@ def _notes(data: bytes, word: int) -> Iterator[Usdt]:
         if kind == _NT_STAPSDT:
             texts = data[start + 3 * word : start + size].split(b"\0")
             provider, name, arguments = (text.decode("utf-8", "backslashreplace") for text in texts[:3])
-            yield Usdt(provider, name, arguments)
+            addresses = struct.unpack_from("<3Q" if word == 8 else "<3I", data, start)
+            yield _Note(Usdt(provider, name, arguments), *addresses)
         position = start + (size + 3 & ~3)
 
 

@@ -10,22 +10,30 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter import libbpf, perf
 from exporter.errors import AttachError, HookError, LoadError, UnknownHook
 from exporter.hooks import events
+from exporter.loader import usdt
 from exporter.probe import Hook
+
+if TYPE_CHECKING:
+    from exporter.hooks import elf
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 # families of hooks that are perf events; of these the kprobes, which miss events by themselves too
-PERF_EVENTS = ("kprobe", "kretprobe", "uprobe", "uretprobe", "tracepoint")
+PERF_EVENTS = ("kprobe", "kretprobe", "uprobe", "uretprobe", "usdt", "tracepoint")
 KPROBES = ("kprobe", "kretprobe")
 # those that count on a processor: there is a perf event on each
 ON_EACH_CPU = ("profile", "software", "hardware")
 _EVENTS = {"software": (perf.TYPE_SOFTWARE, events.SOFTWARE), "hardware": (perf.TYPE_HARDWARE, events.HARDWARE)}
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3}
+_PMUS = Path("/sys/bus/event_source/devices")
 _SAMPLE_RATE = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 
 _IOC_SET_BPF = 0x40042408
@@ -36,6 +44,7 @@ PROGRAM_TYPES = {
     "kretprobe": (libbpf.PROG_TYPE_KPROBE, 0),
     "uprobe": (libbpf.PROG_TYPE_KPROBE, 0),
     "uretprobe": (libbpf.PROG_TYPE_KPROBE, 0),
+    "usdt": (libbpf.PROG_TYPE_KPROBE, 0),
     "tracepoint": (libbpf.PROG_TYPE_TRACEPOINT, 0),
     "rawtracepoint": (libbpf.PROG_TYPE_RAW_TRACEPOINT, 0),
     **dict.fromkeys(ON_EACH_CPU, (libbpf.PROG_TYPE_PERF_EVENT, 0)),
@@ -56,6 +65,8 @@ def exists(hook: Hook) -> bool:
             _tracepoint_id(hook)
         elif hook.family in ("uprobe", "uretprobe"):
             _resolve(hook)
+        elif hook.family == "usdt":
+            _places(hook)
         elif hook.family in _EVENTS:
             kind, event = _event(hook)
             return events.offered(kind, event)
@@ -92,6 +103,8 @@ def attach(hook: Hook, program: int) -> list[int]:
             return [_kprobe(hook, program)]
         if hook.family in ("uprobe", "uretprobe"):
             return [_uprobe(hook, program)]
+        if hook.family == "usdt":
+            return _usdt(hook, program)
         if hook.family == "tracepoint":
             return [_perf_event(perf.TYPE_TRACEPOINT, _tracepoint_id(hook), program)]
         if hook.family in ON_EACH_CPU:
@@ -154,7 +167,7 @@ def _tracepoint_id(hook: Hook) -> int:
 
 def _pmu(name: str) -> tuple[int, int]:
     """Returns the type of a PMU and the config bit that makes its probes return probes."""
-    folder = Path("/sys/bus/event_source/devices") / name
+    folder = _PMUS / name
     try:
         kind = int((folder / "type").read_text())
         bit = (folder / "format" / "retprobe").read_text().strip().removeprefix("config:")
@@ -184,13 +197,56 @@ def _resolve(hook: Hook) -> tuple[str, int]:
     from exporter.hooks import elf  # pyelftools: only the children that need it load it
 
     module, _, symbol = hook.target.rpartition(":")
-    try:
+    with _translated(hook):
         path = elf.resolve(module)
         return str(path), elf.offset(path, symbol)
+
+
+def _places(hook: Hook) -> tuple[str, "tuple[elf.Place, ...]"]:
+    """Returns the file that has a USDT probe, and its places in it."""
+    from exporter.hooks import elf
+
+    with _translated(hook):
+        return str(elf.resolve(hook.target.rsplit(":", 2)[0])), usdt.places(hook)
+
+
+@contextmanager
+def _translated(hook: Hook) -> Iterator[None]:
+    try:
+        yield
     except UnknownHook as error:
         raise NoSuchHook(f"cannot attach to {hook}: {error}", errno=errno.ENOENT) from error
     except HookError as error:
         raise AttachError(f"cannot attach to {hook}: {error}") from error
+
+
+def _usdt(hook: Hook, program: int) -> list[int]:
+    """Attaches to each place of a USDT probe, for all processes.
+
+    A semaphore is a number in a program's memory that says how many look: the program asks it whether a probe's
+    arguments are wanted at all. The kernel counts it up in each process, those to come as well, while there is a probe
+    whose config has its place in the upper half (since 4.20, a6ca88b241d5, trace_uprobe: support reference counter in
+    fd-based uprobe).
+    """
+    kind, _ = _pmu("uprobe")
+    path, places = _places(hook)
+    name = ctypes.create_string_buffer(path.encode())
+    fds: list[int] = []
+    try:
+        for place in places:
+            config = place.semaphore << _semaphore_shift()
+            fds.append(_perf_event(kind, config, program, ctypes.addressof(name), place.offset))
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
+
+
+def _semaphore_shift() -> int:
+    """Returns the lowest bit of ``config:32-63``."""
+    text = (_PMUS / "uprobe" / "format" / "ref_ctr_offset").read_text()
+    return int(text.strip().removeprefix("config:").partition("-")[0])
 
 
 def _perf_event(kind: int, config: int, program: int, config1: int = 0, config2: int = 0) -> int:

@@ -70,9 +70,11 @@ static __always_inline void keep_max(u64 *at, s64 value)
 """
 
 
-def source(probe: Probe, programs: str = "") -> str:
-    """Returns the whole C of a probe: prelude, generated part, its own file with its own line numbers; or, where it has
-    none, programs."""
+def source(probe: Probe, programs: str = "", ahead: str = "") -> str:
+    """Returns the whole C of a probe: prelude, generated part, its own file with its own line numbers, programs.
+
+    ahead comes before the file.
+    """
     parts = [
         f'#line 1 "{_escaped(str(probe.declaration))} (generated)"',
         "/* generated from " + probe.declaration.name + " */",
@@ -86,10 +88,9 @@ def source(probe: Probe, programs: str = "") -> str:
     if births.wanted(probe):
         parts.append(births.SOURCE)
     if probe.source:
-        parts.append(f'#line 1 "{_escaped(str(probe.source))}"')
-        programs = probe.source.read_text(encoding="utf-8", errors="replace")
-    parts.append(programs)
-    return "\n".join(parts) + "\n"
+        parts += [ahead, f'#line 1 "{_escaped(str(probe.source))}"']
+        parts.append(probe.source.read_text(encoding="utf-8", errors="replace"))
+    return "\n".join([*parts, *([programs] if programs else [])]) + "\n"
 
 
 def _escaped(path: str) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from exporter.errors import CompileError, ExporterError, one_of
 from exporter.expression import ExpressionError, Word
 from exporter.hooks.types import Field, Function, Type
+from exporter.loader import usdt
+from exporter.loader.usdt import MAX_ARGUMENTS
 from exporter.probe import Hook, Mechanism
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ _COMMON = {
 }
 _OWN_KINDS = ("comm", "user", "pid", "cpu", "cgroup", "unit", "container")
 _LABELS_ONLY = {"user": "uid", "unit": "cgroup", "container": "cgroup"}  # and the number that a condition can have
-ARGUMENTS = tuple(f"arg{number}" for number in range(6))
+ARGUMENTS = tuple(f"arg{number}" for number in range(MAX_ARGUMENTS))
+_REGISTER_ARGUMENTS = 6  # of a function: those that are in registers, by whatever machine
 _ELAPSED = "elapsed"
 
 _REGISTERS = "struct pt_regs"
@@ -139,7 +142,7 @@ class Context:
     def _given(self, word: Word, body: "Body") -> Value:
         name, *members = word.path
         if name in ARGUMENTS[: self.arguments()] and self.family in _HAVE_ARGUMENTS:
-            return self.given(ARGUMENTS.index(name))
+            return self.given(ARGUMENTS.index(name), body)
         if name == "retval" and self.family in _HAVE_RETVAL:
             return self.returned()
         if name == "args" and self.family in _HAVE_FIELDS:
@@ -156,9 +159,9 @@ class Context:
     # what a hook gives, when all that is known of it is its family
 
     def arguments(self) -> int:
-        return len(ARGUMENTS)
+        return len(ARGUMENTS) if self.family == "usdt" else _REGISTER_ARGUMENTS
 
-    def given(self, number: int) -> Value:
+    def given(self, number: int, body: "Body") -> Value:
         return Value("any")
 
     def returned(self) -> Value:
@@ -186,7 +189,7 @@ def here(mechanism: Mechanism) -> tuple[Context, Context | None]:
 def _of(hook: Hook) -> Context:
     makers: dict[str, Callable[[Hook], Context]] = {
         "kprobe": Registers, "kretprobe": Registers, "uprobe": Registers, "uretprobe": Registers,
-        "fentry": Traced, "fexit": Traced, "rawtracepoint": RawTracepoint, "tracepoint": Tracepoint,
+        "fentry": Traced, "fexit": Traced, "rawtracepoint": RawTracepoint, "tracepoint": Tracepoint, "usdt": Usdt,
     }  # fmt: skip
     return makers.get(hook.family, Context)(hook)
 
@@ -194,7 +197,7 @@ def _of(hook: Hook) -> Context:
 class Registers(Context):
     """kprobe, kretprobe, uprobe and uretprobe: what is in the processor's registers."""
 
-    def given(self, number: int) -> Value:
+    def given(self, number: int, body: "Body") -> Value:
         return Value("number", f"PT_REGS_PARM{number + 1}(ctx)", signed=False)
 
     def returned(self) -> Value:
@@ -226,7 +229,7 @@ class Traced(Context):
     def arguments(self) -> int:
         return min(len(self._function.parameters), len(ARGUMENTS))
 
-    def given(self, number: int) -> Value:
+    def given(self, number: int, body: "Body") -> Value:
         return _cast(self._function.parameters[number][1], f"ctx[{number}]")
 
     def returned(self) -> Value:
@@ -248,9 +251,9 @@ class RawTracepoint(Context):
         self._function = btf.raw_tracepoint(hook.target) if btf else None
 
     def arguments(self) -> int:
-        return min(len(self._function.parameters), len(ARGUMENTS)) if self._function else len(ARGUMENTS)
+        return min(len(self._function.parameters), len(ARGUMENTS)) if self._function else _REGISTER_ARGUMENTS
 
-    def given(self, number: int) -> Value:
+    def given(self, number: int, body: "Body") -> Value:
         c = f"ctx->args[{number}]"
         return _cast(self._function.parameters[number][1], c) if self._function else Value("number", c, signed=False)
 
@@ -296,18 +299,22 @@ class Tracepoint(Context):
 
 
 class Usdt(Context):
-    """The arguments of a probe in a program, at one of its places; c has them as C."""
+    """The arguments of a probe in a program, at those of its places where they are given in one way."""
 
-    def __init__(self, hook: Hook, c: Sequence[tuple[str, bool]]) -> None:
+    def __init__(self, hook: Hook) -> None:
         super().__init__(hook)
-        self._c = c
+        self._arguments = usdt.parse(usdt.places(hook)[0].arguments)
 
     def arguments(self) -> int:
-        return min(len(self._c), len(ARGUMENTS))
+        return min(len(self._arguments), len(ARGUMENTS))
 
-    def given(self, number: int) -> Value:
-        c, signed = self._c[number]
-        return Value("number", c, signed=signed)
+    def given(self, number: int, body: "Body") -> Value:
+        argument = self._arguments[number]
+        if not argument.c:
+            raise ExpressionError(f"arg{number}: {argument.text} is nothing that can be read at {self.hook}")
+        name = body.fresh()
+        body.lines += argument.read(name)
+        return Value("number", name, signed=argument.signed or argument.size < 8)
 
 
 @functools.cache

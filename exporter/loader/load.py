@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from exporter import cgroups, libbpf, symbols
 from exporter.child import Crashed
 from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
-from exporter.loader import attach, births, cache, codegen, context, script
+from exporter.loader import attach, births, cache, codegen, context, script, usdt
 from exporter.loader.bytecode import Bytecode, Map, relocate
 from exporter.probe import Hook, Mechanism, Probe
 from exporter.status import MAX_DETAILS, Attempt, Loaded
@@ -36,12 +36,23 @@ class _Attachment:
 
 def start(probe: Probe) -> tuple[Loaded, list[int]]:
     """Compiles, loads and attaches a probe; to be run in a process of its own. Raises ProbeError."""
+    made, c, refused = source(probe)
+    attempts = [Attempt(probe.mechanism_name(mechanism), why, "") for mechanism, why in refused]
+    if not made.mechanisms:
+        raise NothingHolds("; ".join(why for _, why in refused), "", tuple(attempts))
+    return load(made, cache.compiled(probe.name, c), attempts)
+
+
+def source(probe: Probe) -> tuple[Probe, str, Iterable[tuple[Mechanism, str]]]:
+    """Returns a probe as it is on this host, its whole C, and the mechanisms that can't be, with why.
+
+    Raises CompileError where none of its expressions can be.
+    """
     if probe.source:
-        return load(probe, cache.compiled(probe.name, codegen.source(probe)))
-    resolved = script.resolve(probe, context.here)
-    bytecode = cache.compiled(probe.name, codegen.source(resolved.probe, resolved.c))
-    refused = [Attempt(probe.mechanism_name(mechanism), reason_, "") for mechanism, reason_ in resolved.refused]
-    return load(resolved.probe, bytecode, refused)
+        made, ahead, behind, refused = usdt.wrapped(probe)
+        return made, codegen.source(made, behind, ahead), refused
+    resolved = script.resolve(probe, context.here, usdt.ways)
+    return resolved.probe, codegen.source(resolved.probe, resolved.c), resolved.refused
 
 
 def reason(error: ExporterError, words: str) -> str:

@@ -10,7 +10,7 @@ comparison is true where it is true of the numbers, whatever their signs. What i
 
 import dataclasses
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from exporter import kinds
@@ -19,7 +19,8 @@ from exporter.expression import Binary, Call, Expression, ExpressionError, Node,
 from exporter.kinds import MAX_STRING, Kind
 from exporter.loader import codegen
 from exporter.loader.context import Context, Value
-from exporter.probe import Label, Mechanism, Metric, Probe, Table
+from exporter.loader.usdt import PLACE
+from exporter.probe import Hook, Label, Mechanism, Metric, Probe, Program, Table
 
 STACK = 512  # bytes that a BPF program has
 _SPILLED = 160  # bytes of it that are left for the compiler
@@ -297,8 +298,13 @@ class Resolved:
     refused: tuple[tuple[Mechanism, str], ...]
 
 
-def resolve(probe: Probe, context: Callable[[Mechanism], tuple[Context, Context | None]]) -> Resolved:
-    """Gives every expression its meaning. context tells what a mechanism's hook gives, and its start's.
+def resolve(
+    probe: Probe,
+    context: Callable[[Mechanism], tuple[Context, Context | None]],
+    ways: Callable[[Hook], Sequence[Hook]] = lambda hook: (hook,),
+) -> Resolved:
+    """Gives every expression its meaning. context tells what a mechanism's hook gives, and its start's; ways, in what
+    ways a hook gives it, with a program for each.
 
     Raises CompileError where no mechanism can do what the expressions say.
     """
@@ -309,21 +315,51 @@ def resolve(probe: Probe, context: Callable[[Mechanism], tuple[Context, Context 
     kept = 1
     for mechanism in probe.mechanisms:
         try:
-            end, start = context(mechanism)
-            made, count, functions = _programs(probe, mechanism, end, start)
+            made, count, functions, placed = _placed(probe, mechanism, context, ways)
             if result and _kinds(made) != _kinds(result):
                 raise CompileError("its labels are of other kinds than with what is tried before")
         except ProbeError as error:
             refused.append((mechanism, error.reason))
             continue
         result, kept = result or made, max(kept, count)
-        good.append(mechanism)
+        good.append(placed)
         parts += functions
     if result is None:
         raise CompileError("; ".join(dict.fromkeys(reason for _, reason in refused)))
     spans = any(len(mechanism.programs) > 1 for mechanism in good)
     c = HELPERS + (STARTS.format(count=kept) if spans else "") + "\n".join(parts)
     return Resolved(dataclasses.replace(result, mechanisms=tuple(good)), c, tuple(refused))
+
+
+def _placed(
+    probe: Probe,
+    mechanism: Mechanism,
+    context: Callable[[Mechanism], tuple[Context, Context | None]],
+    ways: Callable[[Hook], Sequence[Hook]],
+) -> tuple[Probe, int, list[str], Mechanism]:
+    """Returns what ``_programs`` does, and the mechanism with a program for each way in which its hooks give things."""
+    *starts, ends = [
+        [
+            Program(f"{program.name}{PLACE}{number}" if number > 1 else program.name, (hook,), program.needed_for)
+            for number, hook in enumerate(ways(program.hooks[0]), 1)
+        ]
+        for program in mechanism.programs
+    ]
+    result: tuple[Probe, int] | None = None
+    functions: dict[str, str] = {}
+    # what a start keeps is what its end asks for, each place of the one as of the other
+    for programs in [(*(start[0] for start in starts), end) for end in ends] + [
+        (start, ends[0]) for start in (starts[0][1:] if starts else [])
+    ]:
+        one = Mechanism(programs)
+        made, count, parts = _programs(probe, one, *context(one))
+        if result and (_kinds(made), count) != (_kinds(result[0]), result[1]):
+            raise CompileError(f"{programs[-1].hooks[0]}: its places give arguments of other kinds")
+        result = result or (made, count)
+        functions |= zip((program.name for program in programs), parts, strict=True)
+    assert result is not None
+    whole = Mechanism(tuple(program for group in (*starts, ends) for program in group))
+    return *result, list(functions.values()), whole
 
 
 def problems(probe: Probe, end: Context, start: Context | None) -> list[Problem]:

@@ -136,6 +136,7 @@ USERLAND = (
     "sudo",
     "systemd",
     "systemd-sysv",
+    "systemtap-sdt-dev",
     "udev",
     "util-linux",
 )

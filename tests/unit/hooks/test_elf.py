@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """hooks/elf.py: against what binutils says of the files that are here, and of one that is made to measure."""
 
+import platform
 import re
 import shutil
 import subprocess
@@ -141,3 +142,42 @@ def test_what_is_no_program_is_told(tmp_path: Path, content: bytes) -> None:
     for look in (lambda: list(elf.symbols(path)), lambda: elf.usdt(path), lambda: elf.is_go(path)):
         with pytest.raises(HookError, match="is not a program or library"):
             look()
+
+
+@pytest.mark.parametrize("flags", [["-pie"], ["-no-pie", "-static"]], ids=["pie", "static"])
+def test_the_places_of_a_usdt_probe(tmp_path: Path, flags: list[str]) -> None:
+    """Where they are in the file: the instruction that sdt.h leaves (nop), a semaphore of 0; a variable by its way."""
+    if platform.machine() != "x86_64" or not shutil.which("gcc"):
+        pytest.skip("needs gcc, for x86-64")
+    (tmp_path / "made.c").write_text(
+        "#define _SDT_HAS_SEMAPHORES 1\n#include <sys/sdt.h>\n"
+        '__extension__ unsigned short p_n_semaphore __attribute__((section(".probes"))) = 4711;\n'
+        "int number = 815;\nint main(void) { STAP_PROBE1(p, n, number); return 0; }\n"
+    )
+    made = tmp_path / "made"
+    done = subprocess.run(["gcc", "-O2", *flags, "-o", str(made), str(tmp_path / "made.c")], capture_output=True)
+    if b"sys/sdt.h" in done.stderr:
+        pytest.skip("needs sys/sdt.h (systemtap-sdt-dev)")
+    assert done.returncode == 0, done.stderr
+    [place] = elf.places(made, "p", "n")
+    data = made.read_bytes()
+    assert data[place.offset] == 0x90
+    assert int.from_bytes(data[place.semaphore : place.semaphore + 2], sys.byteorder) == 4711
+    said = subprocess.run(["readelf", "-n", str(made)], capture_output=True, text=True, check=True).stdout
+    assert "Arguments: -4@number(%rip)" in said
+    location = re.search(r"Location: (0x\w+)", said)
+    symbols = subprocess.run(["nm", str(made)], capture_output=True, text=True, check=True).stdout
+    number = re.search(r"^(\w+) D number$", symbols, re.MULTILINE)
+    assert location
+    assert number
+    assert place.arguments == f"-4@{int(number[1], 16) - int(location[1], 16)}(%rip)"
+
+
+def test_a_usdt_probe_that_is_not_there(library: Path) -> None:
+    """The nearest is told; where none is near, what there is; and a file that has none."""
+    for wanted, answer in {"frist": "; did you mean made:first?", "x": "; it has made:first, made:second"}.items():
+        with pytest.raises(UnknownHook) as caught:
+            elf.places(library, "made", wanted)
+        assert str(caught.value) == f"{library} has no USDT probe made:{wanted}{answer}"
+    with pytest.raises(UnknownHook, match=r"has no USDT probes$"):
+        elf.places(Path("/bin/true"), "made", "first")
