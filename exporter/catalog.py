@@ -18,7 +18,7 @@ from exporter.expression import Expression, ExpressionError, Word
 from exporter.grammar import parse
 from exporter.hooks import events
 from exporter.loader import context, script
-from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program, powers_of_two
+from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program, Selftest, powers_of_two
 
 _C_KEYWORDS = frozenset(
     "asm auto break case char const continue default do double else enum extern float for goto i386 if inline int "
@@ -88,6 +88,29 @@ _SPAN = {
 }
 _EVENT = {"anyOf": [_HOOK_NAME, _SPAN], "description": f"{_HOOK_NAME['description']}; or {_SPAN['description']}"}
 
+_COMMAND = {
+    "type": "array",
+    "minItems": 1,
+    "prefixItems": [{"type": "string", "pattern": r"\A[^\0]+\Z", "description": "a program"}],
+    "items": {"type": "string", "pattern": r"\A[^\0]*\Z", "description": "a word"},
+    "description": "a command as a list of words, such as [/bin/true]: no shell runs it",
+}
+_SELFTEST = {
+    "anyOf": [
+        _COMMAND,
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["command", "terminal"],
+            "properties": {
+                "command": _COMMAND,
+                "terminal": {"type": "string", "description": "what is typed to it on a terminal"},
+            },
+        },
+    ],
+    "description": f"{_COMMAND['description']}; or {{command: […], terminal: what is typed}}",
+}
+
 
 def _label(form: dict[str, Any], key: str) -> dict[str, Any]:
     """A label: what it is, or that with whether it is there by default."""
@@ -119,6 +142,7 @@ def _declaration(
                 "description": f"{attach['description']}; or a list of such, tried in order",
             },
             "max_series": SETTINGS["max_series"],
+            "selftest": _SELFTEST,
             "metrics": {
                 "type": "object",
                 "minProperties": 1,
@@ -302,6 +326,7 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
         options=tuple((name, option["default"]) for name, option in value.get("options", {}).items()),
         max_series=value.get("max_series", Probe.max_series),
         where=_expression(declared, ("where",), value.get("where"), problems) if scripted else None,
+        selftest=_selftest(value.get("selftest")),
     )
     problems.extend(_hook_problems(probe, declared))
     problems.extend(_clashes(probe, declared))
@@ -312,6 +337,12 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
     if problems:
         raise ConfigError(problems)
     return probe
+
+
+def _selftest(value: list[str] | dict[str, Any] | None) -> Selftest | None:
+    if isinstance(value, dict):
+        return Selftest(tuple(value["command"]), value["terminal"])
+    return Selftest(tuple(value)) if value else None
 
 
 def _source(declared: Document, beside: Path | None) -> Path | None:

@@ -4,6 +4,7 @@
 import argparse
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +41,17 @@ def main() -> NoReturn:
         help="a glob of whole names ('tracepoint:tcp:*') or part of one; for a file 'uprobe:libc:get*', 'usdt:/FILE:*'",
     )
     command.add_argument("-v", "--verbose", action="store_true", help="and what each gives: fields, parameters, types")
+    command = commands.add_parser(
+        "doctor",
+        help="attach every probe of a config here, and see whether it counts",
+        description="Attach every probe of a config on this host, do one thing that each must count, and tell which do."
+        " Exits with 1 if a probe fails, or does not count what it must.",
+    )
+    command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    command.add_argument(
+        "--seconds", type=float, default=10.0, metavar="N", help="wait for a probe without a selftest (default: 10)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, with all that the kernel said")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -48,6 +60,8 @@ def main() -> NoReturn:
         wanted = supervisor.plan(arguments.config)
         if arguments.command == "check":
             print(f"{arguments.config}: good: {', '.join(probe.name for probe in wanted.probes)}")
+        elif arguments.command == "doctor":
+            sys.exit(_doctor(wanted, arguments.seconds, arguments.json))
         else:
             supervisor.Supervisor(wanted).run()
     except ConfigError as error:
@@ -78,3 +92,12 @@ def _list(pattern: str, verbose: bool) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     return code
+
+
+def _doctor(wanted: supervisor.Plan, seconds: float, as_json: bool) -> int:
+    """Prints what each probe does here. Returns the exit code."""
+    from exporter import doctor
+
+    found = doctor.examine(wanted, seconds)
+    print(doctor.as_json(found) if as_json else doctor.table(found, shutil.get_terminal_size((100, 24)).columns))
+    return 0 if all(one.good for one in found) else 1

@@ -205,10 +205,18 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Selftest:
+    """A command, as the words it is run with, that makes a probe's counters move; terminal is what is typed to it."""
+
+    command: tuple[str, ...]
+    terminal: str | None = None
+
+
+@dataclass(frozen=True)
 class Probe:
     """A probe with the config applied. declaration is its YAML; source its C, None where expressions say it all.
 
-    where, an expression, says which events count.
+    where, an expression, says which events count. selftest is None where nobody knows how to make its events happen.
     """
 
     name: str
@@ -222,6 +230,7 @@ class Probe:
     interfaces: tuple[str, ...] = ()
     mode: str = "auto"
     where: Expression | None = None
+    selftest: Selftest | None = None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -109,6 +109,25 @@ def _listening(family: int, address: Any) -> socket.socket:
     return one
 
 
+def mount_tracefs() -> None:
+    """Makes tracepoints readable where nobody mounted what describes them; says so, and where it can't be."""
+    if any((root / "events").is_dir() for root in TRACEFS):
+        return
+    command = ["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])]
+    try:
+        subprocess.run(command, capture_output=True, check=True)
+        log.info("mounted tracefs on %s", TRACEFS[0])
+    except (OSError, subprocess.CalledProcessError) as error:
+        words = getattr(error, "stderr", b"").decode(errors="replace").strip()
+        log.warning("tracefs is not mounted and cannot be: %s", words or error)
+
+
+def raise_limits() -> None:
+    """Each hook, map and client is a descriptor: allows as many as this process may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 @dataclass
 class _Held:
     """A probe that runs: what the worker is to be told and given, and what holds XDP on interfaces."""
@@ -144,11 +163,10 @@ class Supervisor:
     def run(self) -> None:
         """Runs until SIGTERM or SIGINT. Raises StartError where it can't begin."""
         privileges.require(list(self._plan.probes))
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each hook, map and client is a descriptor
+        raise_limits()
         self._listening = listen(self._plan.listen)
         self._watch_signals()
-        self._mount_tracefs()
+        mount_tracefs()
         try:
             self._barrier = Barrier.create()
         except OSError as error:
@@ -206,17 +224,6 @@ class Supervisor:
                 self._compiling[name] = compiler, math.inf  # its end comes by the selector
 
     # -- probes
-
-    def _mount_tracefs(self) -> None:
-        if any((root / "events").is_dir() for root in TRACEFS):
-            return
-        command = ["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])]
-        try:
-            subprocess.run(command, capture_output=True, check=True)
-            log.info("mounted tracefs on %s", TRACEFS[0])
-        except (OSError, subprocess.CalledProcessError) as error:
-            words = getattr(error, "stderr", b"").decode(errors="replace").strip()
-            log.warning("tracefs is not mounted and cannot be: %s", words or error)
 
     def _start_compiling(self) -> None:
         while self._waiting and len(self._compiling) < len(os.sched_getaffinity(0)):

@@ -8,7 +8,7 @@ import pytest
 
 from exporter import catalog, config
 from exporter.errors import ConfigError
-from exporter.probe import Hook, Mechanism, Probe, Program
+from exporter.probe import Hook, Mechanism, Probe, Program, Selftest
 
 from .conftest import Write
 
@@ -374,3 +374,41 @@ def test_names_that_clash_in_c(write: Write, metrics: str) -> None:
     """What would only be a compiler's error in C that nobody wrote is a problem of the YAML."""
     yaml = f"purpose: Counts.\nattach: {{on_thing: xdp}}\nmetrics: {metrics}\n"
     assert [problem.split(":")[0] for problem in read_problems(write, yaml)] == ["p.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "expected"),
+    [
+        ("[/bin/true]", Selftest(("/bin/true",))),
+        ('[/bin/sh, "", two words]', Selftest(("/bin/sh", "", "two words"))),
+        ('{command: [/bin/bash, -i], terminal: "exit\\n"}', Selftest(("/bin/bash", "-i"), "exit\n")),
+    ],
+)
+def test_selftests(write: Write, yaml: str, expected: Selftest) -> None:
+    """A selftest is a command as a list of words, or one with what is typed to it."""
+    write("p.c", C)
+    assert catalog.read(write("p.yaml", f"{YAML}selftest: {yaml}\n")).selftest == expected
+
+
+@pytest.mark.parametrize(
+    ("yaml", "where"),
+    [
+        ("/bin/true", "selftest"),
+        ("[]", "selftest"),
+        ('[""]', "selftest.0"),
+        ('[/bin/true, "a\\0b"]', "selftest.1"),
+        ("[/bin/true, 3]", "selftest.1"),
+        ("{command: [/bin/true]}", "selftest"),
+        ("{command: [/bin/true], terminal: x, shell: true}", "selftest"),
+    ],
+)
+def test_what_is_no_selftest(write: Write, yaml: str, where: str) -> None:
+    """A selftest that execve(2) could not take is told with its place; a text for a shell to read is none either."""
+    [problem] = read_problems(write, f"{YAML}selftest: {yaml}\n")
+    assert problem.startswith(f"p.yaml:12: {where}: "), problem
+
+
+def test_shipped_probes_have_selftests() -> None:
+    """What makes a shipped probe count is known, but for packets, which others send."""
+    without = [name for name in SHIPPED if not catalog.read(catalog.SHIPPED / f"{name}.yaml").selftest]
+    assert without == ["xdp"]

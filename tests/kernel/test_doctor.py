@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ebpf-exporter doctor``: that what counts is told from what is attached and counts nothing, and from what fails."""
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.kernel.daemon import COMMAND, ROOT, Daemon
+from tests.kernel.test_xdp import ipv4, link
+
+SECONDS = 600  # on an emulated machine; a real one takes five
+
+# a system call that nobody makes by chance, and one that /bin/true makes
+NEVER, SURE = "tracepoint:syscalls:sys_enter_swapoff", "tracepoint:syscalls:sys_enter_execve"
+TRUE = ["/bin/true"]
+
+
+def counter(name: str, **more: Any) -> dict[str, Any]:
+    return {f"ebpf_{name}_total": {"type": "counter", "help": "Events.", **more}}
+
+
+def doctor(folder: Path, probes: dict[str, Any], *words: str, **settings: Any) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Returns the exit code, and what is found of each probe."""
+    config = folder / "config.yaml"
+    config.write_text(json.dumps({"probes": probes, **settings}))
+    command = [str(COMMAND), "doctor", "--config", str(config), "--json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.stderr == ""
+    return done.returncode, {one["name"]: one for one in json.loads(done.stdout)["probes"]}
+
+
+def test_the_shipped_config() -> None:
+    """All probes of the shipped config are judged; each that is not at the mercy of the network counts its selftest."""
+    command = [str(COMMAND), "doctor", "--config", str(ROOT / "config.yaml"), "--seconds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *rows = [line.split() for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert head == ["PROBE", "MECHANISM", "NS/RUN", "COUNTERS"]
+    assert [row[0] for row in rows] == ["file_io", "file_opens", "shell_commands", "process_execs", "xdp"]
+    assert [row[-1] for row in rows[:4]] == ["moved"] * 4
+    assert all(int(row[-2].replace(",", "")) > 0 for row in rows[:4])
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_every_metric_of_the_shipped_probes(tmp_path: Path) -> None:
+    """The selftests make all metrics move, those too that are left out by default."""
+    metrics = ["ebpf_file_io_bytes_total", "ebpf_file_io_operations_total", "ebpf_file_io_latency_seconds"]
+    probes = {"file_io": {"metrics": metrics}, "file_opens": {"labels": ["file"]}, "shell_commands": {}}
+    code, found = doctor(tmp_path, probes)
+    assert code == 0
+    assert found["file_io"]["moved"] == metrics
+    assert found["shell_commands"]["moved"] == ["ebpf_shell_commands_total"]
+
+
+def test_a_hook_that_never_fires(tmp_path: Path) -> None:
+    """A probe that is attached where nothing comes by, and has a selftest, is a fault; one without selftest is none."""
+    tested = {"attach": NEVER, "selftest": TRUE, "metrics": counter("tested")}
+    code, found = doctor(tmp_path, {"tested": tested})
+    assert (code, found["tested"]["counters"], found["tested"]["runs"]) == (1, "did not move", 0)
+    assert found["tested"]["reason"] == "its programs never ran, and /bin/true did"
+    untested = {"attach": NEVER, "metrics": counter("untested")}
+    code, found = doctor(tmp_path, {"untested": untested}, "--seconds", "0.3")
+    assert (code, found["untested"]["counters"]) == (0, "did not move")
+
+
+def test_a_program_that_runs_and_counts_nothing(tmp_path: Path) -> None:
+    """It is told from one that the kernel never runs: the fault is in the C, or in a condition."""
+    (tmp_path / "nothing.c").write_text("int on_exec(void *args)\n{\n    return 0;\n}\n")
+    probes = {
+        "in_c": {
+            "attach": {"on_exec": SURE},
+            "source": "nothing.c",
+            "selftest": TRUE,
+            "metrics": counter("in_c"),
+        },
+        "in_yaml": {"attach": SURE, "where": "pid < 0", "selftest": TRUE, "metrics": counter("in_yaml")},
+        "good": {"attach": SURE, "where": "pid > 0", "selftest": TRUE, "metrics": counter("good")},
+    }
+    code, found = doctor(tmp_path, probes)
+    assert code == 1
+    assert {name: one["counters"] for name, one in found.items()} == {
+        "in_c": "did not move",
+        "in_yaml": "did not move",
+        "good": "moved",
+    }
+    for name in ("in_c", "in_yaml"):
+        assert found[name]["runs"] >= 1
+        assert found[name]["reason"].startswith("its programs ran ")
+        assert found[name]["reason"].endswith(" and counted nothing")
+
+
+def test_a_probe_that_fails_hides_no_other(tmp_path: Path) -> None:
+    """Of one that can't be compiled and one that can't be attached the reason is told; the others are judged."""
+    (tmp_path / "bad.c").write_text("int on_exec(void *args)\n{\n    return nonsense;\n}\n")
+    probes = {
+        "bad": {"attach": {"on_exec": SURE}, "source": "bad.c", "metrics": counter("bad")},
+        "absent": {"attach": "tracepoint:sched:no_such_event", "metrics": counter("absent")},
+        "file_opens": {},
+    }
+    code, found = doctor(tmp_path, probes)
+    assert code == 1
+    assert {name: one["counters"] for name, one in found.items()} == {
+        "bad": "failed",
+        "absent": "failed",
+        "file_opens": "moved",
+    }
+    assert f"{tmp_path}/bad.c:3:12: error: use of undeclared identifier 'nonsense'" in found["bad"]["reason"]
+    assert "return nonsense;" in found["bad"]["details"]
+    assert "tracepoint:sched:no_such_event" in found["absent"]["reason"]
+
+
+def test_what_was_tried_before(tmp_path: Path) -> None:
+    """An alternative that does not hold is told with its reason, and the next one is judged."""
+    probe = {
+        "attach": ["tracepoint:sched:no_such_event", SURE],
+        "selftest": TRUE,
+        "metrics": counter("second"),
+    }
+    code, found = doctor(tmp_path, {"second": probe})
+    assert (code, found["second"]["counters"]) == (0, "moved")
+    [tried] = found["second"]["tried"]
+    assert "this kernel has no tracepoint:sched:no_such_event" in tried["reason"]
+    assert [hook for _, hook in found["second"]["attachments"]] == [SURE]
+
+
+def test_gauges_and_histograms_move_too(tmp_path: Path) -> None:
+    """A gauge that is given the value that it had, and a histogram, count as well as a counter."""
+    metrics = {
+        "ebpf_gauge": {"type": "gauge", "help": "One.", "value": 1},
+        "ebpf_zero": {"type": "gauge", "help": "None.", "value": 0, "labels": {"comm": "comm"}},
+        "ebpf_histogram": {"type": "histogram", "help": "Pids.", "value": "pid"},
+    }
+    code, found = doctor(tmp_path, {"some": {"attach": SURE, "selftest": TRUE, "metrics": metrics}})
+    assert (code, found["some"]["moved"]) == (0, list(metrics))
+
+
+def test_a_selftest_that_goes_wrong(tmp_path: Path) -> None:
+    """A command that is not here, or fails, is told with the probe that it does not move."""
+    probes = {
+        "absent": {"attach": NEVER, "selftest": ["/bin/absent"], "metrics": counter("absent")},
+        "wrong": {"attach": NEVER, "selftest": ["/bin/ls", "/absent"], "metrics": counter("wrong")},
+    }
+    code, found = doctor(tmp_path, probes)
+    assert code == 1
+    assert "its selftest: cannot run /bin/absent: No such file or directory" in found["absent"]["reason"]
+    assert "its selftest: /bin/ls ended with code 2: " in found["wrong"]["reason"]
+
+
+def test_beside_a_running_exporter(tmp_path: Path) -> None:
+    """Both count; the interface that the one's XDP is on is busy to the other, which says so and does not touch it."""
+    xdp = {"xdp": {"interfaces": ["ebpf-t8"]}}
+    with link("ebpf-t8") as pair, Daemon({"file_opens": {}, **xdp}) as daemon:
+        code, found = doctor(tmp_path, {"file_opens": {}, **xdp})
+        pair.send([ipv4(17)] * 7)
+        counted = daemon.page()
+    assert (code, found["file_opens"]["counters"], found["xdp"]["counters"]) == (0, "moved", "not attached")
+    assert "ebpf-t8: another XDP program is on it" in found["xdp"]["reason"]
+    assert 'ebpf_xdp_packets_total{interface="ebpf-t8",action="pass",protocol="udp"} 7' in counted
+
+
+def test_a_probe_without_selftest_is_waited_for(tmp_path: Path) -> None:
+    """Packets that come while it waits move it, and it waits no longer."""
+    ended = threading.Event()
+    with link("ebpf-t9") as pair:
+
+        def send() -> None:
+            while not ended.wait(0.1):
+                pair.send([ipv4(6)])
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            code, found = doctor(tmp_path, {"xdp": {"interfaces": ["ebpf-t9"]}}, "--seconds", str(SECONDS * 2))
+        finally:
+            ended.set()
+            sender.join()
+    assert (code, found["xdp"]["counters"]) == (0, "moved")
+    assert found["xdp"]["attachments"] in ([["on_packet", f"xdp:ebpf-t9 ({mode})"]] for mode in ("native", "generic"))
