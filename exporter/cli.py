@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from exporter import __version__, supervisor
-from exporter.errors import ConfigError, ExporterError
+from exporter.errors import ConfigError, ExporterError, Problem, one_of
 
 DEFAULT_CONFIG = Path("/etc/ebpf-exporter/config.yaml")
 
@@ -24,10 +24,13 @@ def main() -> NoReturn:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("run", "start the probes of a config and serve their metrics"),
-        ("check", "look for errors in a config and its probes, without touching the kernel"),
+        ("check", "look for errors in a config and its probes, and compare them with this kernel; nothing is loaded"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    commands.choices["check"].add_argument(
+        "--show-source", metavar="PROBE", help="print the whole C of a probe of the config, as it is compiled here"
+    )
     command = commands.add_parser(
         "list",
         help="list what a probe can be attached to here",
@@ -59,7 +62,7 @@ def main() -> NoReturn:
             sys.exit(_list(arguments.pattern, arguments.verbose))
         wanted = supervisor.plan(arguments.config)
         if arguments.command == "check":
-            print(f"{arguments.config}: good: {', '.join(probe.name for probe in wanted.probes)}")
+            _check(arguments.config, wanted, arguments.show_source)
         elif arguments.command == "doctor":
             sys.exit(_doctor(wanted, arguments.seconds, arguments.json))
         else:
@@ -92,6 +95,30 @@ def _list(pattern: str, verbose: bool) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     return code
+
+
+def _check(config: Path, wanted: supervisor.Plan, shown: str | None) -> None:
+    """Compares the probes with this host, and prints that they are good, or the C of one. Raises ConfigError."""
+    from exporter.loader import here  # with BTF's and ELF's readers
+
+    compared = {probe.name: here.compare(probe) for probe in wanted.probes}
+    if problems := sorted({problem for one in compared.values() for problem in one.problems}):
+        raise ConfigError(problems)
+    for name, one in compared.items():
+        for reason in one.absent if shown in (None, name) else ():
+            print(f"warning: probe {name} would not run on this host: {reason}", file=sys.stderr)
+    if unread := sorted({reason for one in compared.values() for reason in one.unread}):
+        print(f"warning: not compared with this host: {'; '.join(unread)}", file=sys.stderr)
+    if shown is None:
+        print(f"{config}: good: {', '.join(compared)}")
+        return
+    probe = next((probe for probe in wanted.probes if probe.name == shown), None)
+    if probe is None:
+        raise ConfigError([Problem(config, 0, f"has no probe {shown!r}; {one_of(shown, list(compared))}")])
+    text, remarks = here.source(probe)
+    for remark in remarks:
+        print(f"warning: {remark}", file=sys.stderr)
+    print(text, end="")
 
 
 def _doctor(wanted: supervisor.Plan, seconds: float, as_json: bool) -> int:

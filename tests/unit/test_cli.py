@@ -52,16 +52,37 @@ def test_check_of_a_bad_probe(write: Write) -> None:
     assert run("check", "--config", path) == (1, "", expected)
 
 
-@pytest.mark.parametrize("command", ["check", "run"])
+def test_check_of_a_hook_that_is_not_here(write: Write) -> None:
+    """A hook that this host lacks is a warning: the config may be another's."""
+    probe = "{attach: 'uprobe:/absent:f', metrics: {ebpf_p_total: {type: counter, help: Calls.}}}"
+    path = write("config.yaml", f"probes:\n  p: {probe}\n")
+    warning = "warning: probe p would not run on this host: there is no file /absent\n"
+    assert run("check", "--config", path) == (0, f"{path}: good: p\n", warning)
+
+
+def test_check_shows_the_source(write: Write) -> None:
+    """--show-source prints the C of a probe, and nothing else; of a probe that the config lacks, those that it has."""
+    path = write("config.yaml", "probes:\n  file_opens: {labels: [result]}\n  process_execs: {}\n")
+    code, out, err = run("check", "--config", path, "--show-source", "file_opens")
+    assert (code, err) == (0, "")
+    assert out.startswith("#line 1 ")
+    assert "#define WITH_file 0\n" in out
+    assert out.endswith((ROOT / "bpf" / "file_opens.c").read_text() + "\n")
+    expected = f"{path}: has no probe 'file_open'; did you mean 'file_opens'? allowed: file_opens, process_execs\n"
+    assert run("check", "--config", path, "--show-source", "file_open") == (1, "", expected)
+
+
+@pytest.mark.parametrize("command", ["check", "run", "doctor"])
 def test_missing_config(tmp_path: Path, command: str) -> None:
     """A config that is not there is one line."""
     path = tmp_path / "absent.yaml"
     assert run(command, "--config", path) == (1, "", f"{path}: cannot be read: No such file or directory\n")
 
 
-def test_run_without_root() -> None:
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_without_root(command: str) -> None:
     """A user without privileges is told, in one line, which are missing and what to do."""
-    code, out, err = run("run", "--config", ROOT / "config.yaml", prefix=NOBODY if os.geteuid() == 0 else None)
+    code, out, err = run(command, "--config", ROOT / "config.yaml", prefix=NOBODY if os.geteuid() == 0 else None)
     assert (code, out) == (1, "")
     [line] = err.splitlines()
     assert line.startswith("ebpf-exporter: lacks ")
