@@ -15,6 +15,7 @@ from exporter.hooks import elf, tracefs
 from exporter.hooks.btf import Btf
 from exporter.hooks.names import did_you_mean, nearest
 from exporter.loader import codegen, context, script
+from exporter.loader.context import Context
 from exporter.probe import Hook, Mechanism, Probe
 
 _BY_BTF = ("kprobe", "kretprobe", "fentry", "fexit", "rawtracepoint")
@@ -44,7 +45,7 @@ def compare(probe: Probe) -> Comparison:
         try:
             for program in mechanism.programs:
                 _find(program.hooks[0])
-            found = script.problems(probe, *context.here(mechanism))
+            contexts = context.here(mechanism)
         except UnknownHook as error:
             absent.append(error.reason)
         except HookError as error:
@@ -52,6 +53,7 @@ def compare(probe: Probe) -> Comparison:
         except ProbeError as error:
             absent.append(error.reason)
         else:
+            found = _problems(probe, *contexts)
             problems += found
             good += [] if found else [mechanism]
     if good:
@@ -79,6 +81,13 @@ def source(probe: Probe) -> tuple[str, list[str]]:
         resolved = script.resolve(probe, context.offline)
         remarks = [f"{error.reason}; in this C, what only a hook that is here can tell reads 0"]
     return codegen.source(resolved.probe, resolved.c), remarks
+
+
+def _problems(probe: Probe, end: Context, start: Context | None) -> list[Problem]:
+    try:
+        return script.problems(probe, end, start)
+    except ProbeError as error:  # of a type that is not what an expression takes it for
+        return [Problem(probe.declaration, 0, f"{probe.name}: {error.reason}")]
 
 
 def _find(hook: Hook) -> None:

@@ -129,6 +129,8 @@ def test_members_by_btf(write: Write) -> None:
     [problem] = here.compare(probe(write, "fexit:vfs_read", "args.file.f_inode.i_mod")).problems
     assert problem.line == 7
     assert "i_mod: struct inode * has " in problem.message
+    [problem] = here.compare(probe(write, "fexit:vfs_read", "args.count.nonsense")).problems
+    assert "has no members" in problem.message
 
 
 def test_what_no_single_expression_is_to_blame_for(write: Write, folder: Path) -> None:
