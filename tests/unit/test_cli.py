@@ -56,7 +56,7 @@ def test_check_of_a_hook_that_is_not_here(write: Write) -> None:
     """A hook that this host lacks is a warning: the config may be another's."""
     probe = "{attach: 'uprobe:/absent:f', metrics: {ebpf_p_total: {type: counter, help: Calls.}}}"
     path = write("config.yaml", f"probes:\n  p: {probe}\n")
-    warning = "warning: probe p would not run on this host: there is no file /absent\n"
+    warning = "warning: probe p would not run on this host: there is no /absent here\n"
     assert run("check", "--config", path) == (0, f"{path}: good: p\n", warning)
 
 

@@ -77,8 +77,8 @@ def test_what_the_format_contradicts(write: Write, folder: Path) -> None:
     [
         ("tracepoint:net:sent_", "this kernel has no tracepoint:net:sent_; did you mean sent?"),
         ("uprobe:libabsent:f", "there is no library and no program libabsent here"),
-        ("uprobe:/absent:f", "there is no file /absent"),
-        ("usdt:/absent:a:b", "there is no file /absent"),
+        ("uprobe:/absent:f", "there is no /absent here"),
+        ("usdt:/absent:a:b", "there is no /absent here"),
         ("{start: 'tracepoint:net:sent', end: 'tracepoint:net:sent_'}", "this kernel has no tracepoint:net:sent_"),
         pytest.param("rawtracepoint:sched_switchh", "this kernel has no rawtracepoint:sched_switchh", marks=HAS_BTF),
         pytest.param("fexit:no_such_fun", "fexit:no_such_fun: this kernel has no function no_such_fun", marks=HAS_BTF),
