@@ -10,6 +10,7 @@ import keyword
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 
 from exporter.expression import Binary, Call, ExpressionError, Node, Number, Text, Unary, Word, nodes
 
@@ -27,6 +28,7 @@ UNARY = {ast.USub: "-", ast.Invert: "~", ast.Not: "not"}
 
 ALLOWED = "numbers, texts in quotes, + - * / % << >> & | ^ ~, == != < <= > >=, and, or, not, and parentheses"
 _KEYWORD_MEMBER = re.compile(rf"\.\s*({'|'.join(keyword.kwlist)})\b")
+_QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""", re.DOTALL)
 _HIDDEN = "_ebpf_keyword_"
 
 
@@ -36,24 +38,38 @@ def parse(text: str) -> Node:
         raise ExpressionError(f"has {len(text)} characters; at most {MAX_LENGTH} are allowed")
     if not text.strip():
         raise ExpressionError("is empty")
-    # a field may have a name that Python keeps for itself: args.from
-    hidden = _KEYWORD_MEMBER.sub(rf".{_HIDDEN}\1", " ".join(text.split()))
+    outside = _QUOTED.split(text)[::2]
+    if any("#" in part for part in outside):
+        raise ExpressionError("'#': an expression has no comments; write them in the YAML")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes and calls: what is odd is refused below
-            tree = ast.parse(hidden, mode="eval").body
+            tree = ast.parse(_hidden(text), mode="eval").body
             node = _node(tree)
-            count = sum(1 for _ in nodes(node))
+            # a chain has its inner parts twice, a chain of chains has more than there is time to count
+            count = sum(1 for _ in islice(nodes(node), MAX_NODES + 1))
     except SyntaxError as error:
-        raise ExpressionError(_explained(text, error)) from error
+        raise ExpressionError(_explained("".join(outside), error)) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"{text[:100]!r} is no expression; allowed are {ALLOWED}") from error
     if count > MAX_NODES:
-        raise ExpressionError(f"has {count} parts; at most {MAX_NODES} are allowed")
+        raise ExpressionError(f"has more than {MAX_NODES} parts; at most {MAX_NODES} are allowed")
     return node
 
 
+def _hidden(text: str) -> str:
+    """Returns a text in one line whose words Python takes for words.
+
+    A field may have a name that Python keeps for itself: ``args.from``. What is between quotes stays as it is.
+    """
+    return "".join(
+        part if at % 2 else _KEYWORD_MEMBER.sub(rf".{_HIDDEN}\1", re.sub(r"\s+", " ", part))
+        for at, part in enumerate(_QUOTED.split(text))
+    ).strip()
+
+
 def _explained(text: str, error: SyntaxError) -> str:
+    """Says what is wrong where Python only says that something is; text is what is outside of quotes."""
     for wrong, right in (("&&", "and"), ("||", "or")):
         if wrong in text:
             return f"{wrong!r}: write {right!r}"
@@ -61,7 +77,7 @@ def _explained(text: str, error: SyntaxError) -> str:
         return "'!': write 'not'"
     if re.search(r"(?<![=!<>])=(?!=)", text):
         return "'=': write '==' to compare"
-    near = (error.text or text)[max((error.offset or 1) - 1, 0) :][:20].replace(_HIDDEN, "").strip()
+    near = (error.text or "")[max((error.offset or 1) - 1, 0) :][:20].replace(_HIDDEN, "").strip()
     return f"cannot be read{f' at {near!r}' if near else ', for it ends too soon'}; allowed are {ALLOWED}"
 
 
@@ -74,7 +90,7 @@ def _node(tree: ast.expr) -> Node:
         case ast.Constant(value=str() as value):
             if "\0" in value or not _encodable(value):
                 raise ExpressionError(f"{value!r}: no text of the kernel's has such a character")
-            return Text(value.replace(_HIDDEN, ""))
+            return Text(value)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as value)) if not isinstance(value, bool):
             return _number(-value)
         case ast.Name() | ast.Attribute():
@@ -105,7 +121,11 @@ def _node(tree: ast.expr) -> Node:
             )
         case ast.Call(func=ast.Name(id=function), args=[argument, *sizes], keywords=[]) if len(sizes) < 2:
             return Call(function, _node(argument), _size(function, sizes[0]) if sizes else None)
-    raise ExpressionError(f"{ast.unparse(tree)[:100].replace(_HIDDEN, '')!r} is not allowed; {ALLOWED} are")
+    raise ExpressionError(f"{_shown(tree)} is not allowed; {ALLOWED} are")
+
+
+def _shown(tree: ast.expr) -> str:
+    return repr(ast.unparse(tree)[:100].replace(_HIDDEN, ""))
 
 
 def _number(value: int) -> Number:
@@ -129,7 +149,7 @@ def _path(tree: ast.expr) -> Iterator[str]:
     elif isinstance(tree, ast.Name):
         yield tree.id
     else:
-        raise ExpressionError(f"{ast.unparse(tree)[:100]!r} has no members")
+        raise ExpressionError(f"{_shown(tree)} has no members")
 
 
 def _size(function: str, tree: ast.expr) -> int:
