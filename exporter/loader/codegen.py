@@ -121,7 +121,14 @@ def _enums(probe: Probe) -> str:
 def map_names(table: Table) -> list[str]:
     """Returns the names of a table's maps, as generated: two halves, the rest, and two halves for what overflows."""
     names = [f"{table.name}_0", f"{table.name}_1", f"{table.name}_rest"]
-    return names + ([f"{table.name}_over_0", f"{table.name}_over_1"] if table.bounded_size else [])
+    return names + ([f"{table.name}_0_over", f"{table.name}_1_over"] if table.bounded_size else [])
+
+
+def _own_names(table: Table) -> str:
+    """A metric may be called as something of the kernel's: of ``ebpf_futex_total`` futex_key is not its union of that
+    name. What is generated has names with capitals, and those that are meant here lead to them."""
+    names = [f"{table.name}_{word}" for word in ("key", "value", "over", "mapped", "bounded")] + [function(table)]
+    return "\n".join(f"#define {name} EBPF_{name}" for name in names)
 
 
 def function(table: Table) -> str:
@@ -152,20 +159,20 @@ def _table(table: Table, entries: int) -> str:
         f'_Static_assert(__builtin_offsetof(struct {name}_key, {field.name}) == {field.offset}, "layout");'
         for field in table.fields
     )
-    declaration = f"\n/* {described} */\nstruct {name}_key {{\n{members}\n}};\n{offsets}"
+    declaration = f"\n/* {described} */\n{_own_names(table)}\nstruct {name}_key {{\n{members}\n}};\n{offsets}"
     if not table.chosen:
         return f"{declaration}\n{head} {{ }}\n"
     values = len(table.values)
     structs = f"struct {name}_value {{ u64 v[{values}]; }};\nstruct {name}_over {{ u64 v[{values}]; u64 events; }};"
     maps = [
-        f"struct {name}_map_key {{ u8 bytes[{table.key_size}]; }};",
-        *(f'BPF_TABLE("hash", struct {name}_map_key, struct {name}_value, {name}_{half}, {entries});' for half in "01"),
+        f"struct {name}_mapped {{ u8 bytes[{table.key_size}]; }};",
+        *(f'BPF_TABLE("hash", struct {name}_mapped, struct {name}_value, {name}_{half}, {entries});' for half in "01"),
         f"BPF_ARRAY({name}_rest, struct {name}_over, 2);",
     ]
     if table.bounded_size:
         maps.append(f"struct {name}_bounded {{ u8 bytes[{table.bounded_size}]; }};")
         maps += [
-            f'BPF_TABLE("hash", struct {name}_bounded, struct {name}_over, {name}_over_{half}, {OVERFLOW_ENTRIES});'
+            f'BPF_TABLE("hash", struct {name}_bounded, struct {name}_over, {name}_{half}_over, {OVERFLOW_ENTRIES});'
             for half in "01"
         ]
     return "\n".join([declaration, structs, *maps, head, _body(table)])
@@ -205,23 +212,23 @@ def _body(table: Table) -> str:
     how = {"": "lock_xadd(&{at}->v[%d], %s);", "last": "{at}->v[%d] = %s;", "max": "keep_max(&{at}->v[%d], %s);"}
     adds = [how[table.keep] % (index, amount) for index, amount in enumerate(added)]
 
-    def choose(map_name: str, key_type: str, target: str, start: str) -> list[str]:
+    def choose(map_name: str, suffix: str, key_type: str, target: str, start: str) -> list[str]:
         call = f"lookup_or_try_init((struct {key_type} *)key, &{start})"
         return [
             "    if (half)",
-            f"        {target} = {map_name}_1.{call};",
+            f"        {target} = {map_name}_1{suffix}.{call};",
             "    else",
-            f"        {target} = {map_name}_0.{call};",
+            f"        {target} = {map_name}_0{suffix}.{call};",
         ]
 
     def count(at: str, indent: str, *more: str) -> list[str]:
         return [indent + add.format(at=at) for add in adds] + [indent + line for line in more]
 
-    lines += choose(name, f"{name}_map_key", "value_at", "first_value")
+    lines += choose(name, "", f"{name}_mapped", "value_at", "first_value")
     lines += ["    if (value_at) {", *count("value_at", " " * 8, "return;"), "    }"]
     if table.bounded_size:
         lines.append(f"    struct {name}_over {start.replace('first_value', 'first_over')};")
-        lines += choose(f"{name}_over", f"{name}_bounded", "over_at", "first_over")
+        lines += choose(name, "_over", f"{name}_bounded", "over_at", "first_over")
         lines += ["    if (!over_at)", f"        over_at = {name}_rest.lookup(&half);"]
     else:
         lines.append(f"    over_at = {name}_rest.lookup(&half);")

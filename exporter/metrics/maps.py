@@ -71,7 +71,7 @@ class ProbeMaps:
             for keys, values in drain(self._fds[f"{name}_{old}"]):
                 series.add(keys, values)
             if series.table.bounded_size:
-                for keys, values in drain_overflow(self._fds[f"{name}_over_{old}"]):
+                for keys, values in drain_overflow(self._fds[f"{name}_{old}_over"]):
                     series.add_overflow(keys, values)
             self._drain_rest(series, old)
             series.settle()

@@ -70,7 +70,7 @@ def one_probe() -> Probe:
 
 def fds(base: int) -> dict[str, int]:
     """Descriptors: the switch, the halves, the rest, the halves of the overflow."""
-    return {name: base + at for at, name in enumerate(("writing", "a_0", "a_1", "a_rest", "a_over_0", "a_over_1"))}
+    return {name: base + at for at, name in enumerate(("writing", "a_0", "a_1", "a_rest", "a_0_over", "a_1_over"))}
 
 
 def counted(read: ProbeMaps) -> dict[str, float]:
