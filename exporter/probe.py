@@ -237,7 +237,7 @@ class Probe:
         """The metrics, grouped by type and declared labels. What the config leaves out does not change the groups."""
         groups: dict[object, list[Metric]] = {}
         for metric in self.metrics:
-            shape = tuple((label.name, label.kind, label.value) for label in metric.labels)
+            shape = tuple((label.name, label.kind, label.value and label.value.tree) for label in metric.labels)
             alone = metric.name if metric.type == "histogram" else ""
             groups.setdefault((metric.type, metric.keep, shape, alone), []).append(metric)
         return tuple(Table(tuple(metrics)) for metrics in groups.values())
