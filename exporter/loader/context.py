@@ -4,14 +4,16 @@
 Without the kernel's descriptions (``Offline``) it is still known which words there are, but not their fields and types.
 """
 
+import difflib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exporter.errors import CompileError, ExporterError, one_of
+from exporter.errors import CompileError, ExporterError, HookError, one_of
 from exporter.expression import ExpressionError, Word
 from exporter.hooks.types import Field, Function, Type
+from exporter.kinds import MAX_STRING
 from exporter.loader import usdt
 from exporter.loader.usdt import MAX_ARGUMENTS
 from exporter.probe import Hook, Mechanism
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from exporter.hooks.btf import Btf
     from exporter.loader.script import Body
 
+_NAMES = 40  # of a structure's members, as many are told
 _DYNAMIC = 64  # bytes of a text of which the kernel does not say how long it may be
 
 # word -> C, signed; of the running task and processor, wherever a program runs
@@ -55,7 +58,8 @@ class Value:
 
     type is number; text (comm, str); bytes (an array); address (ip); symbol (ksym); any, where only the kernel knows;
     or a word that can only be a label. c is a number as C. read gives the statement that reads a text, or bytes, into a
-    buffer of so many bytes; size is how many there can be, the NUL of a text included.
+    buffer of so many bytes; size is how many there can be, the NUL of a text included. grows: str can ask for
+    more of it.
     """
 
     type: str
@@ -63,6 +67,7 @@ class Value:
     signed: bool = True
     truth: bool = False
     size: int = 0
+    grows: bool = False
     read: Callable[[str, int], str] | None = None
     kind: str = ""
 
@@ -90,6 +95,7 @@ class Context:
     def start_with(self, begin: "Body") -> None:
         """This is the end of a span: there is an elapsed time, and what only the start knows can be kept."""
         self._begin = begin
+        self.kept = []
 
     def own_kind(self, word: Word) -> str:
         """Returns the kind of label that a word is by itself; else nothing."""
@@ -170,7 +176,8 @@ class Context:
     def member(self, word: Word, body: "Body") -> Value:
         return Value("any")
 
-    def fields(self) -> str:
+    def fields(self, near: str = "") -> str:
+        """Returns what args has here, and of that what is most like a name."""
         return f"args.FIELD is one of {self.hook}"
 
 
@@ -238,8 +245,8 @@ class Traced(Context):
     def member(self, word: Word, body: "Body") -> Value:
         return _parameter(self._function, word, body, lambda number: f"ctx[{number}]")
 
-    def fields(self) -> str:
-        return _has(self.hook.target, [name for name, _ in self._function.parameters])
+    def fields(self, near: str = "") -> str:
+        return _has(self.hook.target, [name for name, _ in self._function.parameters], near)
 
 
 class RawTracepoint(Context):
@@ -267,14 +274,14 @@ class Tracepoint(Context):
 
         self._fields = {one.name: one for one in tracefs.fields(hook.target)}
 
-    def fields(self) -> str:
-        return _has(self.hook.target.partition(":")[2], list(self._fields))
+    def fields(self, near: str = "") -> str:
+        return _has(self.hook.target.partition(":")[2], list(self._fields), near)
 
     def member(self, word: Word, body: "Body") -> Value:
         _, name, *rest = word.path
         found = self._fields.get(name)
         if found is None:
-            raise ExpressionError(f"{'.'.join(word.path[:2])}: {self.fields()}")
+            raise ExpressionError(f"{'.'.join(word.path[:2])}: {self.fields(name)}")
         if rest:
             raise ExpressionError(f"{word}: {name} is of the type {found.type.name}, of which no members are known")
         return self._value(word, found)
@@ -286,15 +293,18 @@ class Tracepoint(Context):
             base = found.offset + 4 if found.relative else 0
             start = f"(u8 *)ctx + {base} + (*(u32 *)({at}) & 0xffff)"
             return Value(
-                "text", size=_DYNAMIC, read=lambda to, size: f"bpf_probe_read_kernel_str({to}, {size}, {start});"
+                "text",
+                size=_DYNAMIC,
+                grows=True,
+                read=lambda to, size: f"bpf_probe_read_kernel_str({to}, {size}, {start});",
             )
         if not found.dynamic and found.type.kind == "array" and element and element.size == 1:
             return _bytes(element, found.size, at)
         if not found.dynamic and found.type.kind in ("integer", "pointer") and found.size in (1, 2, 4, 8):
-            sign = "s" if found.type.signed else "u"
             if found.offset % found.size:  # the verifier lets a program read its record only in place
                 raise ExpressionError(f"{word}: is not aligned in its record")
-            return Value("number", f"*({sign}{8 * found.size} *)({at})", signed=found.type.signed or found.size < 8)
+            # volatile, or the compiler reads in another place or size than the verifier allows
+            return _cast(found.type, f"*(volatile u{8 * found.size} *)({at})")
         raise ExpressionError(f"{word}: is of the type {found.type.name}, which is neither a number nor a text")
 
 
@@ -327,14 +337,16 @@ def _btf() -> "Btf | None":
         return None
 
 
-def _has(what: str, names: Sequence[str]) -> str:
-    return f"{what} has {', '.join(names) or 'no fields'}"
+def _has(what: str, names: Sequence[str], near: str) -> str:
+    likely = difflib.get_close_matches(near, names, n=1)
+    shown = ", ".join(names[:_NAMES]) + (", …" if len(names) > _NAMES else "")
+    return f"{what} has {shown or 'no fields'}" + (f"; did you mean {likely[0]}?" if likely else "")
 
 
 def _bytes(element: Type, size: int, at: str) -> Value:
     """An array of bytes somewhere in the kernel's memory: a text if its elements are characters."""
-    if element.name == "char":
-        size = min(size, 256)
+    if element.name == "char" and size > 1:
+        size = min(size, MAX_STRING)
         return Value("text", size=size, read=lambda to, size: f"bpf_probe_read_kernel_str({to}, {size}, {at});")
     return Value("bytes", size=size, read=lambda to, size: f"bpf_probe_read_kernel({to}, {size}, {at});")
 
@@ -352,20 +364,25 @@ def _parameter(function: Function, word: Word, body: "Body", argument: Callable[
     _, name, *rest = word.path
     names = [parameter for parameter, _ in function.parameters]
     if name not in names:
-        raise ExpressionError(f"args.{name}: {_has(function.name, names)}")
+        raise ExpressionError(f"args.{name}: {_has(function.name, names, name)}")
     number = names.index(name)
     type_ = function.parameters[number][1]
     if not rest:
         return _cast(type_, argument(number))
     btf = _btf()
     assert btf is not None
+    if type_.kind != "pointer":
+        raise ExpressionError(f"{word}: {name} is of the type {type_.name}, which has no members here")
     at, offset, bits = argument(number), 0, 0
-    for step in rest:
-        if type_.kind == "pointer" and step is not rest[0]:
+    for depth, step in enumerate(rest):
+        if type_.kind == "pointer" and depth:
             at, offset = _read(body, 8, "u64", at, offset // 8), 0
-        members = {one.name: one for one in btf.members(type_)}
+        try:
+            members = {one.name: one for one in btf.members(type_)}
+        except HookError as error:
+            raise ExpressionError(f"{word}: {step}: {error.reason}") from error
         if step not in members:
-            has = _has(type_.name, list(members)[:40]) if members else f"{type_.name} has no members"
+            has = _has(type_.name, list(members), step) if members else f"{type_.name} has no members"
             raise ExpressionError(f"{word}: {step}: {has}")
         type_, bits = members[step].type, members[step].bits
         offset += members[step].offset
@@ -376,6 +393,8 @@ def _loaded(word: Word, type_: Type, bits: int, body: "Body", at: str, offset: i
     """Reads a member; offset in bits."""
     if bits:
         first, inside = offset // 8, offset % 8
+        if inside + bits > 64:
+            raise ExpressionError(f"{word}: is a bit field that lies in more than 8 bytes")
         read = _read(body, (inside + bits + 7) // 8, "u64", at, first)
         unsigned = f"({read} >> {inside} & {2**bits - 1}ULL)"
         return Value("number", f"(s64)({unsigned} << {64 - bits}) >> {64 - bits}" if type_.signed else unsigned)
@@ -391,5 +410,7 @@ def _loaded(word: Word, type_: Type, bits: int, body: "Body", at: str, offset: i
 def _read(body: "Body", size: int, c_type: str, at: str, offset: int) -> str:
     """Reads memory of the kernel into a variable, which is 0 where that can't be read."""
     name = body.fresh()
-    body.lines += [f"{c_type} {name} = 0;", f"bpf_probe_read_kernel(&{name}, {size}, (void *)({at} + {offset}));"]
+    # in a block of its own, so that reads share a place on the stack
+    read = f"{c_type} read = 0; bpf_probe_read_kernel(&read, {size}, (void *)({at} + {offset})); {name} = read;"
+    body.lines += [f"{c_type} {name};", f"{{ {read} }}"]
     return name

@@ -173,9 +173,12 @@ class Body:
                 raise ExpressionError(f"str: {size} bytes; from 2 to {MAX_STRING} are allowed")
             inner = self.value(call.argument)
             if inner.type == "text":  # it is one already
-                return dataclasses.replace(inner, size=size if call.size is not None else inner.size)
+                wanted = size if call.size is not None else inner.size
+                return dataclasses.replace(inner, size=wanted if inner.grows else min(wanted, inner.size))
             address = self.number(call.argument)
-            return Value("text", size=size, read=lambda to, size: f"read_string({to}, {size}, {address.c});")
+            return Value(
+                "text", size=size, grows=True, read=lambda to, size: f"read_string({to}, {size}, {address.c});"
+            )
         if call.function == "ip":
             return self._ip(call)
         if call.function == "ksym":
@@ -228,7 +231,10 @@ class Body:
         elif value.type in ("text", "any"):
             wanted = text.value.encode() + b"\0"
             if value.type == "text" and len(wanted) > value.size:
-                raise ExpressionError(f"{text.value!r} is too long: {_shown(other)} has at most {value.size - 1} bytes")
+                more = f"; ask for more, str(…, {len(wanted)})" if value.grows and len(wanted) <= MAX_STRING else ""
+                raise ExpressionError(
+                    f"{text.value!r} is too long: {_shown(other)} has at most {value.size - 1} bytes{more}"
+                )
         else:
             raise ExpressionError(f"{_shown(other)} is {value.described}, {text.value!r} is a text{value.hint}")
         if value.type == "any" or not value.read:
