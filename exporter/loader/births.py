@@ -54,8 +54,8 @@ def wanted(probe: Probe) -> bool:
     return not probe.chosen_kinds.isdisjoint(OF_CGROUPS)
 
 
-def watch(bytecode: Bytecode, maps: list[int]) -> int:
-    """Attaches the program. Returns the descriptor that holds it; raises ProbeError where this kernel can't have it."""
+def watch(bytecode: Bytecode, maps: list[int]) -> list[int]:
+    """Attaches the program. Returns the descriptors that hold it; raises ProbeError where this kernel can't have it."""
     if PROGRAM not in bytecode.programs:
         raise ProbeError("cgroups that end before they are seen have no name: this kernel has no BTF")
     program = attach.load_for(HOOK, PROGRAM, relocate(bytecode.programs[PROGRAM], maps.__getitem__))

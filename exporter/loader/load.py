@@ -77,7 +77,7 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
     watching: list[_Attachment] = []
     if births.wanted(probe):
         try:
-            watching.append(_Attachment(births.PROGRAM, births.HOOK, births.watch(bytecode, maps), True))
+            watching.append(_Attachment(births.PROGRAM, births.HOOK, tuple(births.watch(bytecode, maps)), True))
         except ProbeError as error:
             tried.append(Attempt("births of cgroups", error.reason, error.details[-MAX_DETAILS:]))
     ksyms = [(symbols.TABLE, symbols.build())] if "ksym" in probe.chosen_kinds else []
