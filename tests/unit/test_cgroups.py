@@ -157,7 +157,12 @@ def test_hostile_names(tree: Path) -> None:
         deep.mkdir()
         last = number(deep)
     paths.next_read()
-    assert paths.path(last).endswith("/d/d/d")
+    found_deep = paths.path(last)
+    while deep != tree:  # deeper than what tidies up behind tests can go
+        if deep.exists():
+            deep.rmdir()
+        deep = deep.parent
+    assert found_deep.endswith("/d/d/d")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def test_what_the_format_contradicts(write: Write, folder: Path) -> None:
     """Each expression that the kernel's own format contradicts is an error with its line, and says of which kernel."""
     found = here.compare(probe(write, "tracepoint:net:sent", "args.famly", where="args.name == 3"))
     assert [str(problem).replace(f"{folder}/", "") for problem in found.problems] == [
-        f"config.yaml:7: probes.p.metrics.ebpf_p_total.labels.l: args.famly: sent has family, name, path; did you mean family?{KERNEL}",
+        "config.yaml:7: probes.p.metrics.ebpf_p_total.labels.l: args.famly: sent has family, name, path; "
+        f"did you mean family?{KERNEL}",
         f"config.yaml:8: probes.p.where: args.name is a text, where a number must be{KERNEL}",
     ]
     assert (found.absent, found.unread) == ((), ())
