@@ -87,7 +87,8 @@ def load_for(hook: Hook, name: str, instructions: bytes) -> int:
     try:
         return libbpf.prog_load(kind, name, instructions, attach_type, btf_id)
     except libbpf.Refused as error:
-        raise LoadError(f"{hook}: the kernel refuses the program {name}: {_last_line(error)}", error.log) from error
+        why = _last_line(error) if error.log else _explain(hook, error.errno or 0)
+        raise LoadError(f"{hook}: the kernel refuses the program {name}: {why}", error.log) from error
 
 
 def _last_line(error: libbpf.Refused) -> str:

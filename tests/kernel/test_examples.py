@@ -19,7 +19,7 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
 COMM = "example"
 # what a kernel or a machine may lack, and what is said then
 MECHANISMS = {
-    "cache_misses": ("hardware", "no hardware counters"),
+    "cache_misses": ("hardware", "no PMU"),
     "file_locks": ("kprobe", "no kprobes"),
     "lock_errors": ("kprobe", "no kprobes"),
     "fsyncs": ("fexit", "tracing programs"),
