@@ -230,3 +230,14 @@ def test_a_new_worker_knows_the_names(top: bytes, tmp_path: Path) -> None:
         found = by(daemon.samples(), "cgroup", TOTAL)
         assert daemon.worker_pid() != old
     assert found == {f"{base}/old": 5, f"{base}/born": 7, f"{base}/between": 3}
+
+
+def test_what_ends_before_the_first_read_is_known(top: bytes, tmp_path: Path) -> None:
+    """A cgroup that was there at the start has its name, though it ends before anything is read."""
+    make(top + b"/early")
+    with Daemon({"calls": {}}, probe(tmp_path, "expression"), interval="60s") as daemon:
+        daemon.wait_for(lambda: bool(daemon.status("calls")["state"] == "running"), "the probe")
+        calls_in(top + b"/early", 13)
+        os.rmdir(top + b"/early")  # noqa: PTH106
+        found = by(daemon.samples(), "cgroup", TOTAL)
+    assert found == {f"{shown(b'/' + os.path.basename(top))}/early": 13}  # noqa: PTH119
