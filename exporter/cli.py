@@ -15,8 +15,8 @@ from exporter.errors import ConfigError, ExporterError, Problem, one_of
 DEFAULT_CONFIG = Path("/etc/ebpf-exporter/config.yaml")
 
 
-def main() -> NoReturn:
-    """Runs the command that sys.argv names. Exits with 0, or with 1 after an error and 2 after a wrong use."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the commands with their options."""
     parser = argparse.ArgumentParser(
         prog="ebpf-exporter", description="Counts in the kernel with eBPF; serves Prometheus metrics."
     )
@@ -55,7 +55,12 @@ def main() -> NoReturn:
         "--seconds", type=float, default=10.0, metavar="N", help="wait for a probe without a selftest (default: 10)"
     )
     command.add_argument("--json", action="store_true", help="print JSON, with all that the kernel said")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> NoReturn:
+    """Runs the command that sys.argv names. Exits with 0, or with 1 after an error and 2 after a wrong use."""
+    arguments = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         if arguments.command == "list":
