@@ -209,7 +209,7 @@ _OPTIONS = {
         },
     },
 }
-_SOURCE = {"type": "string", "minLength": 1, "description": "a C file"}
+_SOURCE = {"type": "string", "pattern": r"\A[^\0]+\Z", "description": "a C file"}
 
 # a probe whose programs are C, and one whose programs are expressions
 IN_C = _declaration(_MECHANISM, _label(_KIND, "kind"), {"options": _OPTIONS, "source": _SOURCE}, {})
@@ -311,6 +311,9 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
     problems = document.validate(declared, IN_YAML if scripted else IN_C)
     if problems:
         raise ConfigError(problems)
+    if not scripted and source is None and declared.base:  # it stands in the config, beside which there is no C
+        message = "names C functions; source: FILE says where they are, and a hook alone needs none"
+        raise ConfigError([declared.problem(("attach",), message)])
     if not scripted and source is None:
         source = beside or declared.path.with_suffix(".c")
     metrics = tuple(_metric(declared, metric, scripted, problems) for metric in value["metrics"])

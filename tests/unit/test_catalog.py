@@ -412,3 +412,67 @@ def test_shipped_probes_have_selftests() -> None:
     """What makes a shipped probe count is known, but for packets, which others send."""
     without = [name for name in SHIPPED if not catalog.read(catalog.SHIPPED / f"{name}.yaml").selftest]
     assert without == ["xdp"]
+
+
+IN_CONFIG = """\
+probes:
+  things:
+    attach: {on_thing: tracepoint:a:b}
+    source: SOURCE
+    metrics:
+      ebpf_things_total: {type: counter, help: Things., labels: {comm: comm}}
+"""
+
+
+def in_config(write: Write, source: str) -> Probe:
+    """The probe that a config declares, in a folder of its own, with its C in the file that source names."""
+    [found] = catalog.load(config.load(write("etc/config.yaml", IN_CONFIG.replace("SOURCE", source))))
+    return found
+
+
+def test_the_c_of_a_probe_in_the_config(write: Write, tmp_path: Path) -> None:
+    """source is relative to the config's folder, or a whole path; the probe is like those with a YAML of their own."""
+    for name, source in (("etc/c/things.c", "c/things.c"), ("things.c", "../things.c"), ("etc/x.c", "x.c")):
+        write(name, C)
+        assert in_config(write, source).source == tmp_path / "etc" / source
+    found = in_config(write, str(tmp_path / "things.c"))
+    assert (found.source, found.declaration) == (tmp_path / "things.c", tmp_path / "etc" / "config.yaml")
+    assert found.mechanisms == (Mechanism((Program("on_thing", (Hook("tracepoint", "a:b"),)),)),)
+
+
+def test_the_c_of_a_yaml_under_another_name(write: Write, tmp_path: Path) -> None:
+    """Several declarations may share a C file."""
+    write("shared.c", C)
+    assert catalog.read(write("p.yaml", f"{YAML}source: shared.c\n")).source == tmp_path / "shared.c"
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("absent.c", "etc/absent.c: cannot be read: No such file or directory; it is the C of etc/config.yaml"),
+        (".", "etc: cannot be read: Is a directory; it is the C of etc/config.yaml"),
+        ("empty.c", "etc/config.yaml:3: probes.things.attach.on_thing: etc/empty.c has no function of this name"),
+        ("3", "etc/config.yaml:4: probes.things.source: expected a C file, found 3"),
+        ('""', "etc/config.yaml:4: probes.things.source: expected a C file, found ''"),
+        (r'"a\0b"', r"etc/config.yaml:4: probes.things.source: expected a C file, found 'a\x00b'"),
+        (
+            "null",
+            "etc/config.yaml:4: probes.things.source: expected a C file, found nothing",
+        ),
+    ],
+)
+def test_c_that_is_none(write: Write, tmp_path: Path, source: str, problem: str) -> None:
+    """A source that is no C with the functions that are attached is told with its place."""
+    write("etc/empty.c", "")
+    with pytest.raises(ConfigError) as caught:
+        in_config(write, source)
+    assert [str(one).replace(f"{tmp_path}/", "") for one in caught.value.problems] == [problem]
+
+
+def test_a_probe_in_the_config_without_its_c(write: Write, tmp_path: Path) -> None:
+    """C functions in the config need a source; what else may be meant is told too."""
+    text = "\n".join(line for line in IN_CONFIG.splitlines() if "source" not in line)
+    with pytest.raises(ConfigError) as caught:
+        catalog.load(config.load(write("config.yaml", text + "\n")))
+    expected = "names C functions; source: FILE says where they are, and a hook alone needs none"
+    assert str(caught.value) == f"{tmp_path}/config.yaml:3: probes.things.attach: {expected}"
