@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter import document, kinds
+from exporter.bpftrace import declaration
 from exporter.config import NAME, SETTINGS, Config, Settings
 from exporter.document import Document, Where
 from exporter.errors import CompileError, ConfigError, Problem, one_of
@@ -225,9 +226,12 @@ def load(config: Config) -> list[Probe]:
     problems = [*config.problems, *_folder_problems(config)]
     found = available(config)
     for name, settings in config.probes.items():
-        if name in config.declared:
+        if name in config.declared or settings.bpftrace is not None:
             try:
-                probes.append(declared_probe(name, config.declared[name]))
+                if settings.bpftrace is not None:
+                    probes.append(declaration.of_config(name, settings, config.document))
+                else:
+                    probes.append(declared_probe(name, config.declared[name]))
             except ConfigError as error:
                 problems.extend(error.problems)
             continue
@@ -237,7 +241,9 @@ def load(config: Config) -> list[Probe]:
             continue
         problems.extend(_twice(config, name))
         try:
-            probes.append(_apply(read(found[name]), settings, config.document, ("probes", name)))
+            probe = read(found[name])
+            apply = declaration.apply if probe.script else _apply
+            probes.append(apply(probe, settings, config.document, ("probes", name)))
         except ConfigError as error:
             problems.extend(error.problems)
     problems.extend(_family_clashes(probes))
@@ -275,7 +281,8 @@ def _family_clashes(probes: list[Probe]) -> list[Problem]:
     for probe in probes:
         for metric in probe.metrics:
             family = metric.name.removesuffix("_total")
-            suffixes = ("_bucket", "_sum", "_count") if metric.type == "histogram" else ("_total",)
+            distribution = metric.type in ("histogram", "summary")
+            suffixes = ("_bucket", "_sum", "_count") if distribution else ("_total",)
             names = [family, family + "_created", *(family + suffix for suffix in suffixes)]
             other = next((taken[name] for name in names if name in taken), None)
             if other:
@@ -296,7 +303,10 @@ def _folder_problems(config: Config) -> list[Problem]:
 
 def read(path: Path) -> Probe:
     """Reads a probe's YAML, and its C if it has one, without a config's word. Raises ConfigError with every problem."""
-    return declared_probe(path.stem, document.read(path), path.with_suffix(".c"))
+    declared = document.read(path)
+    if isinstance(declared.value, dict) and "bpftrace" in declared.value:
+        return declaration.of_file(declared)
+    return declared_probe(path.stem, declared, path.with_suffix(".c"))
 
 
 def declared_probe(name: str, declared: Document, beside: Path | None = None) -> Probe:
@@ -620,6 +630,9 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
     for key in ("interfaces", "mode"):
         if getattr(settings, key) is not None and not xdp:
             problems.append(config.problem((*where, key), f"{probe.name} is not attached to interfaces"))
+    for key in ("label_names", "types"):
+        if getattr(settings, key):
+            problems.append(config.problem((*where, key), f"{probe.name} is no bpftrace script"))
     if problems:
         raise ConfigError(problems)
     return dataclasses.replace(

@@ -17,6 +17,29 @@ NAME = {
     "description": "a name of small letters, digits and _",
 }
 
+BPFTRACE: dict[str, Any] = {
+    "bpftrace": {
+        "type": "string",
+        "minLength": 1,
+        "description": "a bpftrace script: its file, such as opensnoop.bt, or its text, which has a { in it",
+    },
+    "label_names": {
+        "type": "object",
+        "additionalProperties": {
+            "type": "array",
+            "items": NAME,
+            "uniqueItems": True,
+            "description": "a list of label names, one for each part of the map's key",
+        },
+        "description": "labels by the script's maps, such as {opens: [comm, result]}",
+    },
+    "types": {
+        "type": "object",
+        "additionalProperties": {"enum": ["counter", "gauge", "none"]},
+        "description": "types by the script's maps, such as {bytes: counter}; none shows no metric",
+    },
+}
+
 SETTINGS: dict[str, Any] = {
     "labels": {"type": "array", "items": NAME, "uniqueItems": True, "description": "a list of label names"},
     "metrics": {
@@ -44,6 +67,7 @@ SETTINGS: dict[str, Any] = {
         "description": "a list of interfaces, globs or auto",
     },
     "mode": {"enum": ["auto", "native", "generic"]},
+    **BPFTRACE,
 }
 
 # a probe that the config itself declares; the catalog knows its form
@@ -104,6 +128,9 @@ class Settings:
     options: tuple[tuple[str, int], ...] = ()
     interfaces: tuple[str, ...] | None = None
     mode: str | None = None
+    bpftrace: str | None = None
+    label_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    types: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,4 +227,7 @@ def _settings(value: dict[str, Any]) -> Settings:
         options=tuple(value.get("options", {}).items()),
         interfaces=listed("interfaces"),
         mode=value.get("mode"),
+        bpftrace=value.get("bpftrace"),
+        label_names=tuple((name, tuple(labels)) for name, labels in value.get("label_names", {}).items()),
+        types=tuple(value.get("types", {}).items()),
     )

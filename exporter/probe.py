@@ -213,6 +213,31 @@ class Selftest:
 
 
 @dataclass(frozen=True)
+class ScriptMap:
+    """A map of a bpftrace script and the metric that it becomes.
+
+    texts says of each part of its key how likely it is a text, which may have a comma in it: 0 it is a number, 1 it may
+    be one, 2 it is a text. deletes says whether the script deletes keys of it.
+    """
+
+    name: str
+    metric: Metric
+    texts: tuple[int, ...]
+    deletes: bool = False
+
+
+@dataclass(frozen=True)
+class Script:
+    """A bpftrace script. file is what messages call it; ends says whether it may end by itself, by exit()."""
+
+    text: str
+    file: str
+    folder: Path
+    maps: tuple[ScriptMap, ...]
+    ends: bool
+
+
+@dataclass(frozen=True)
 class Probe:
     """A probe with the config applied. declaration is its YAML; source its C, None where expressions say it all.
 
@@ -231,6 +256,7 @@ class Probe:
     mode: str = "auto"
     where: Expression | None = None
     selftest: Selftest | None = None
+    script: Script | None = None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
