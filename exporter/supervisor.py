@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter import libbpf, privileges, symbols, systemd, worker
+from exporter.bpftrace.runner import Runner
 from exporter.channel import Channel
 from exporter.child import Child, isolated
 from exporter.errors import ExporterError, ProbeError, StartError
@@ -149,7 +150,10 @@ class Supervisor:
             for probe in wanted.probes
         }
         self._held: dict[str, _Held] = {}
-        self._waiting = list(wanted.probes)
+        self._waiting = [probe for probe in wanted.probes if probe.script is None]
+        self._runners = [
+            Runner(probe, self._selector, self._script_changed) for probe in wanted.probes if probe.script is not None
+        ]
         self._compiling: dict[str, tuple[Child, float]] = {}
         self._worker_pid = 0
         self._channel: Channel | None = None
@@ -186,6 +190,8 @@ class Supervisor:
                 for key, _ in self._selector.select(self._next_deadline()):
                     key.data()
                 self._kill_the_hung()
+                for runner in self._runners:
+                    runner.tick()
                 if time.monotonic() >= self._look_at:
                     self._look_at_interfaces()
         finally:
@@ -209,9 +215,8 @@ class Supervisor:
 
     def _next_deadline(self) -> float | None:
         deadlines = [deadline for _, deadline in self._compiling.values()]
-        if self._look_at < math.inf:
-            deadlines.append(self._look_at)
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        deadlines += [self._look_at, *(runner.deadline for runner in self._runners)]
+        return max(0.0, min(deadlines) - time.monotonic()) if min(deadlines) < math.inf else None
 
     def _degraded(self) -> bool:
         return any(status.state == "degraded" for status in self._statuses.values())
@@ -287,6 +292,11 @@ class Supervisor:
         for older in tables[1:]:
             os.dup2(tables[0], older, inheritable=False)
 
+    def _script_changed(self, runner: Runner) -> None:
+        self._statuses[runner.probe.name] = runner.status
+        self._give_script(runner)
+        self._tell_statuses()
+
     def _set(self, name: str, **changes: object) -> None:
         self._statuses[name] = dataclasses.replace(self._statuses[name], **changes)  # type: ignore[arg-type]  # by name
 
@@ -340,6 +350,8 @@ class Supervisor:
         self._selector.register(self._worker_end, selectors.EVENT_READ, self._worker_ended)
         for held in self._held.values():
             self._give(held)
+        for runner in self._runners:
+            self._give_script(runner)
         self._tell_statuses()
 
     def _worker_ended(self) -> None:
@@ -360,8 +372,13 @@ class Supervisor:
     def _give(self, held: _Held) -> None:
         self._send(worker.Adopt(held.loaded), held.shared)
 
+    def _give_script(self, runner: Runner) -> None:
+        if runner.shared:
+            self._send(worker.AdoptScript(runner.probe, runner.marker), runner.shared)
+
     def _tell_statuses(self) -> None:
-        settled = not self._waiting and not self._compiling
+        starting = any(runner.status.state == "starting" for runner in self._runners)
+        settled = not self._waiting and not self._compiling and not starting
         self._send(worker.Statuses(tuple(self._statuses.values()), settled))
         if settled and not self._ready:
             self._ready = True
@@ -393,6 +410,10 @@ class Supervisor:
         signal.set_wakeup_fd(-1)
         for compiler, _ in self._compiling.values():
             compiler.kill()
+        for runner in self._runners:
+            runner.kill()
+        for runner in self._runners:
+            runner.wait()
         if not self._worker_pid:
             return
         if self._channel is not None:

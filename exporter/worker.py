@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from exporter import child, privileges, symbols
+from exporter.bpftrace.reader import Reader
 from exporter.channel import Channel
 from exporter.metrics import exposition, maps
 from exporter.metrics.exposition import Format
@@ -46,6 +47,14 @@ class Adopt:
 
 
 @dataclass(frozen=True)
+class AdoptScript:
+    """From the supervisor, with the output of a bpftrace and a pipe to have it asked: read this one from now on."""
+
+    probe: Probe
+    marker: str
+
+
+@dataclass(frozen=True)
 class Start:
     """What a worker begins with. interval in seconds; config_loaded is a Unix time."""
 
@@ -65,6 +74,7 @@ class Worker:
         self._health = Health(config_loaded=start.config_loaded, worker_restarts=start.restarts)
         self._registry = self._health.registry()
         self._next_read: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
         self._may_read_at = 0.0
         self._pages: dict[Format, list[bytes]] = {}  # of the last read
 
@@ -105,6 +115,9 @@ class Worker:
                 starts_missed=by_name.get("missed"),
             )
             self._health.compiler = loaded.compiler
+        elif isinstance(message, AdoptScript):
+            reader = self._health.scripts.setdefault(message.probe.name, Reader(message.probe))
+            reader.adopt(message.marker, *fds)
 
     def _read(self) -> None:
         began = time.monotonic()
@@ -126,19 +139,16 @@ class Worker:
         await asyncio.shield(self._next_read)
 
     async def _read_when_due(self) -> None:
-        await asyncio.sleep(max(0.0, self._may_read_at - time.monotonic()))
-        self._next_read = None
-        self._read()
+        async with self._reading:
+            await asyncio.sleep(max(0.0, self._may_read_at - time.monotonic()))
+            self._next_read = None
+            await asyncio.gather(*(reader.read() for reader in self._health.scripts.values()))
+            self._read()
 
     async def _page(self, wanted: Format) -> list[bytes]:
         await self._fresh()
         if wanted not in self._pages:
-            metrics = [
-                rendered
-                for running in self._health.running.values()
-                for series in running.maps.tables
-                for rendered in series.render()
-            ]
+            metrics = [rendered for _, series in self._health.tables() for rendered in series.render()]
             self._pages[wanted] = exposition.page(metrics, self._registry, wanted)
         return self._pages[wanted]
 

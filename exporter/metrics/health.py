@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter's metrics of itself, served by prometheus_client along with the process metrics."""
 
+import dataclasses
 import platform
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from exporter import __version__, libbpf
+from exporter.bpftrace.reader import Reader
+from exporter.bpftrace.totals import Shown
 from exporter.libbpf import ProgramStatistics
 from exporter.metrics.maps import ProbeMaps
 from exporter.status import ProbeStatus
@@ -55,9 +58,28 @@ class Health:
     settled: bool = False  # every probe has started or failed
     statuses: dict[str, ProbeStatus] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
+    scripts: dict[str, Reader] = field(default_factory=dict)
     worker_restarts: int = 0
     last_read: float = 0.0
     last_read_duration: float = 0.0
+
+    def tables(self) -> Iterator[tuple[str, Shown]]:
+        """Yields the series of all probes, each with the probe's name."""
+        for name, running in self.running.items():
+            for series in running.maps.tables:
+                yield name, series
+        for name, reader in self.scripts.items():
+            for shown in reader.tables:
+                yield name, shown
+
+    def current(self) -> list[ProbeStatus]:
+        """Returns how all probes stand, with what only this process knows."""
+        return [
+            dataclasses.replace(status, state="degraded", reason="bpftrace does not answer in time: values are older")
+            if status.state == "running" and status.name in self.scripts and self.scripts[status.name].late
+            else status
+            for status in self.statuses.values()
+        ]
 
     def registry(self) -> CollectorRegistry:
         """Returns a registry with this and the process metrics."""
@@ -102,7 +124,7 @@ class Health:
             "State of a probe, how it is attached, and why not (better); always 1.",
             labels=["probe", "state", "mechanism", "reason"],
         )
-        for status in self.statuses.values():
+        for status in self.current():
             up.add_metric([status.name], status.state == "running")
             info.add_metric([status.name, status.state, status.mechanism, status.reason], 1)
         yield from (up, info)
@@ -127,6 +149,8 @@ class Health:
                 seconds.add_metric([name, program], statistics.run_ns / 1e9)
                 if (events := running.missed(program, statistics)) is not None:
                     missed.add_metric([name, program], events)
+        for name, reader in self.scripts.items():
+            missed.add_metric([name, "bpftrace"], reader.missed)
         yield from (runs, seconds, missed)
 
     def _of_series(self) -> Iterator[Metric]:
@@ -141,11 +165,10 @@ class Health:
             "Times that a key was counted under (other) because a metric had its max_series.",
             labels=["metric"],
         )
-        for name, running in self.running.items():
-            for table in running.maps.tables:
-                for metric in table.table.metrics:
-                    if metric.chosen:
-                        overflowed.add_metric([name, metric.name], table.overflowed)
-                        series.add_metric([metric.name], len(table))
-                        folded.add_metric([metric.name], table.folded)
+        for name, table in self.tables():
+            for metric in table.table.metrics:
+                if metric.chosen:
+                    overflowed.add_metric([name, metric.name], table.overflowed)
+                    series.add_metric([metric.name], len(table))
+                    folded.add_metric([metric.name], table.folded)
         yield from (overflowed, series, folded)

@@ -40,13 +40,13 @@ class Site:
         return _NOT_FOUND
 
     def _probes(self) -> bytes:
-        probes = [dataclasses.asdict(status) for status in self._health.statuses.values()]
+        probes = [dataclasses.asdict(status) for status in self._health.current()]
         return json.dumps({"version": __version__, "probes": probes}, indent=2).encode() + b"\n"
 
     def _index(self) -> bytes:
         rows = "".join(
             "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in columns) + "</tr>\n"
-            for status in self._health.statuses.values()
+            for status in self._health.current()
             for columns in [(status.name, status.state, status.mechanism, status.purpose, status.reason)]
         )
         return (

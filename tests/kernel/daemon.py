@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,8 +59,12 @@ def parsed(page: str) -> Samples:
 class Daemon:
     """``ebpf-exporter run`` with a config, from READY=1 to its end."""
 
-    def __init__(self, probes: Mapping[str, Any], folder: Path | None = None, **settings: Any) -> None:
+    def __init__(
+        self, probes: Mapping[str, Any], folder: Path | None = None, prefix: Sequence[str] = (), **settings: Any
+    ) -> None:
+        """prefix is a command that ends in running the daemon's."""
         self.port = free_port()
+        self._prefix = prefix
         self._temporary = tempfile.TemporaryDirectory()
         self._work = Path(self._temporary.name)
         config = {"listen": [f"127.0.0.1:{self.port}"], "probes": dict(probes), **settings}
@@ -75,7 +79,7 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(self._work / "notify"))
             self.process = subprocess.Popen(
-                [str(COMMAND), "run", "--config", str(self.config)],
+                [*self._prefix, str(COMMAND), "run", "--config", str(self.config)],
                 env={**os.environ, "NOTIFY_SOCKET": str(self._work / "notify")},
                 stdout=self._log,
                 stderr=self._log,
@@ -142,6 +146,10 @@ class Daemon:
         raise AssertionError(f"never came: {what}\n{self.log()}")
 
     def worker_pid(self) -> int:
+        return self.child_pid("ebpf-exp-worker")
+
+    def child_pid(self, comm: str) -> int:
+        """Returns the supervisor's child of this name."""
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "ebpf-exp-worker\n")
+        return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"{comm}\n")

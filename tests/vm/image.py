@@ -119,6 +119,7 @@ class BuiltImage:
 USERLAND = (
     "bash",
     "bpftool",
+    "bpftrace",
     "curl",
     "gcc",
     "iproute2",
@@ -161,7 +162,7 @@ IMAGES = {
 _BENCH = dataclasses.replace(
     IMAGES["debian-12"],
     name="bench-debian-12",
-    packages=(*IMAGES["debian-12"].packages, "bpfcc-tools", "bpftrace", "libbpf-dev", "libbpf-tools"),
+    packages=(*IMAGES["debian-12"].packages, "bpfcc-tools", "libbpf-dev", "libbpf-tools"),
 )
 IMAGES[_BENCH.name] = _BENCH
 
