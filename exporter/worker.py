@@ -21,6 +21,7 @@ from exporter.metrics import exposition, maps
 from exporter.metrics.exposition import Format
 from exporter.metrics.health import Health, Running
 from exporter.metrics.maps import Barrier, ProbeMaps
+from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 from exporter.web.server import Server
 from exporter.web.site import Site

@@ -3,6 +3,7 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def test_configs_are_good(tmp_path: Path, document: str, config: str) -> None:
     for name, content in files(document).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
+    for script_file in (ROOT / "bpf" / "examples").glob("*.bt"):
+        shutil.copy(script_file, tmp_path)
     path = tmp_path / "config.yaml"
     path.write_text(config)
     names = ", ".join(yaml.safe_load(config)["probes"])

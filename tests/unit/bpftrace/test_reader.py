@@ -18,7 +18,7 @@ from tests.unit.support import probe, samples
 def scripted() -> Probe:
     metric = Metric("ebpf_x_total", "counter", "Help.", (Label("key", kinds.parse("string(256)")),))
     base = probe()
-    script = Script("", "x.bt", base.source.parent, (ScriptMap("@x", metric, (2,)),), False)
+    script = Script("", "x.bt", base.declaration.parent, (ScriptMap("@x", metric, (2,)),), False)
     return Probe("x", "Counts.", base.declaration, base.source, (), (metric,), script=script)
 
 
