@@ -19,6 +19,7 @@ from typing import Any
 from exporter import libbpf, privileges, selftest
 from exporter.child import Child
 from exporter.errors import ExporterError, ProbeError, StartError
+from exporter.holder import hold
 from exporter.loader import load
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
@@ -57,16 +58,17 @@ class Finding:
     @property
     def good(self) -> bool:
         """Nothing is wrong as far as can be known: where nobody knows what makes events happen, none is no fault."""
-        return self.counters in (MOVED, ABSENT) or (self.counters == STILL and self.probe.selftest is None)
+        return self.counters == MOVED or (self.counters != FAILED and self.probe.selftest is None)
 
 
 @dataclass
 class _Attached:
-    """A probe that is attached, by descriptors that stay open until this process ends."""
+    """A probe that is attached, by descriptors that stay open until this process ends. held are its attachments."""
 
     loaded: Loaded
     maps: dict[str, int]
     programs: list[int]
+    held: list[int]
     xdp: list[XdpAttachments]
     reasons: list[str]  # why it is not on all its interfaces
     complaint: str = ""  # of its selftest
@@ -126,6 +128,7 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
     outcomes = _load(wanted.probes)
     attached = {name: one for name, one in outcomes.items() if isinstance(one, _Attached)}
     _watch(attached.values(), barrier, seconds)
+    hold([fd for one in attached.values() for fd in one.held])  # so that this process ends at once
     found = []
     for probe in wanted.probes:
         one = outcomes[probe.name]
@@ -167,7 +170,8 @@ def _outcome(probe: Probe, child: Child) -> _Attached | Finding:
     named = dict(zip(loaded.maps, fds, strict=False))
     programs = fds[len(named) : len(named) + len(loaded.programs)]
     xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs if probe.interfaces]
-    return _Attached(loaded, named, programs, xdp, [reason for one in xdp for reason in one.update()])
+    held = fds[len(named) + len(programs) :]
+    return _Attached(loaded, named, programs, held, xdp, [reason for one in xdp for reason in one.update()])
 
 
 def _watch(attached: Iterable[_Attached], barrier: Barrier, seconds: float) -> None:

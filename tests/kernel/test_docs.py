@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.documents import DOCUMENTS, configs, files
 from tests.kernel.conftest import lacks
 from tests.kernel.test_doctor import doctor
-from tests.unit.test_docs import DOCUMENTS, configs, files
 
 # words of a reason -> the mechanism that is lacking
 LACKING = {"no kprobes": "kprobe+kretprobe", "refuses the program": "fexit", "tracing programs": "fexit"}

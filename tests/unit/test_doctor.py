@@ -27,6 +27,7 @@ TRIED = (
         (TESTED, MOVED, True),
         (TESTED, STILL, False),
         (TESTED, FAILED, False),
+        (TESTED, ABSENT, False),
         (PROBE, MOVED, True),
         (PROBE, STILL, True),
         (PROBE, FAILED, False),
