@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     command.add_argument(
-        "--seconds", type=float, default=10.0, metavar="N", help="wait for a probe without a selftest (default: 10)"
+        "--seconds", type=_seconds, default=10.0, metavar="N", help="wait for a probe without a selftest (default: 10)"
     )
     command.add_argument("--json", action="store_true", help="print JSON, with all that the kernel said")
     return parser
@@ -81,6 +81,13 @@ def main() -> NoReturn:
         print(f"ebpf-exporter: {error}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86400:  # nor is it NaN
+        raise argparse.ArgumentTypeError(f"{text}: expected seconds, up to a day")
+    return value
 
 
 def _list(pattern: str, verbose: bool) -> int:

@@ -96,7 +96,10 @@ def test_version() -> None:
     assert run("--version") == (0, f"ebpf-exporter {__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [[], ["chekc"], ["check", "--confg", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["chekc"], ["check", "--confg", "x"], ["doctor", "--seconds", "nan"], ["doctor", "--seconds", "-1"]],
+)
 def test_wrong_use(arguments: list[str]) -> None:
     """A wrong command line exits with 2 and the usage."""
     code, out, err = run(*arguments)
