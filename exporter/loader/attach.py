@@ -10,14 +10,16 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import libbpf, perf
 from exporter.errors import AttachError, HookError, LoadError, UnknownHook
-from exporter.hooks import events
+from exporter.hooks import events, tracefs
+from exporter.hooks.btf import Btf
+from exporter.hooks.names import did_you_mean, nearest
 from exporter.loader import usdt
 from exporter.probe import Hook
 
@@ -75,6 +77,21 @@ def exists(hook: Hook) -> bool:
     return True
 
 
+def require(hook: Hook) -> None:
+    """Raises AttachError where attaching would do harm, or NoSuchHook where that is known to be in vain."""
+    if hook.family != "uretprobe":
+        return
+    from exporter.hooks import elf
+
+    path, _ = _resolve(hook)
+    with _translated(hook):
+        if elf.is_go(Path(path)):
+            raise AttachError(
+                f"cannot attach to {hook}: {path} is a Go program, which moves its stacks and would crash on a changed"
+                f" return address; use uprobe:{hook.target}, which has its calls"
+            )
+
+
 def load_for(hook: Hook, name: str, instructions: bytes) -> int:
     """Loads a program for a hook. Returns its descriptor; raises LoadError with the verifier's words."""
     kind, attach_type = PROGRAM_TYPES[hook.family]
@@ -83,7 +100,8 @@ def load_for(hook: Hook, name: str, instructions: bytes) -> int:
         try:
             btf_id = libbpf.vmlinux_btf_id(hook.target, attach_type)
         except OSError as error:
-            raise LoadError(f"{hook}: this kernel has no BTF of a function {hook.target}") from error
+            near = _nearest(hook.target, lambda: Btf.load().functions(modules=False))
+            raise LoadError(f"{hook}: this kernel has no BTF of a function {hook.target}{near}") from error
     try:
         return libbpf.prog_load(kind, name, instructions, attach_type, btf_id)
     except libbpf.Refused as error:
@@ -112,6 +130,11 @@ def attach(hook: Hook, program: int) -> list[int]:
             return _on_each_cpu(hook, program)
         name = hook.target if hook.family == "rawtracepoint" else None
         return [libbpf.raw_tracepoint_open(name, program)]
+    except NoSuchHook as error:
+        if hook.family == "tracepoint":
+            with _translated(hook):
+                tracefs.fields(hook.target)  # which knows the names that are near
+        raise error from None
     except OSError as error:
         number = error.errno or 0
         raise AttachError(f"cannot attach to {hook}: {_explain(hook, number)}", errno=number) from error
@@ -135,9 +158,21 @@ def tells_missed(hook: Hook, fd: int) -> bool:
         return False
 
 
+def _nearest(name: str, names: Callable[[], Iterable[str]]) -> str:
+    """Returns the end of a message: which names there are that are like one. It takes a second: for failures alone."""
+    try:
+        return did_you_mean(nearest(name, names()))
+    except HookError:
+        return ""
+
+
 def _explain(hook: Hook, number: int) -> str:
     if number == errno.ENOENT and hook.family in KPROBES:
-        return f"this kernel has no function {hook.target} that can be probed"
+        near = _nearest(hook.target, tracefs.functions)
+        return f"this kernel has no function {hook.target} that can be probed{near}"
+    if number == errno.ENOENT and hook.family == "rawtracepoint":
+        near = _nearest(hook.target, lambda: Btf.load().raw_tracepoints())
+        return f"this kernel has no such event{near}"
     if number == errno.E2BIG:
         return "there are as many programs as the kernel takes on one hook (64)"
     if number == errno.EADDRNOTAVAIL:

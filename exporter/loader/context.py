@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import CompileError, ExporterError, HookError, one_of
 from exporter.expression import ExpressionError, Word
+from exporter.hooks.names import did_you_mean, nearest
 from exporter.hooks.types import Field, Function, Type
 from exporter.kinds import MAX_STRING
 from exporter.loader import usdt
@@ -218,7 +219,9 @@ class Registers(Context):
     def member(self, word: Word, body: "Body") -> Value:
         function = self._function()
         if function is None:
-            raise ExpressionError(f"{word}: this kernel has no BTF of {self.hook.target}; use arg0 to arg5")
+            btf = _btf()
+            near = did_you_mean(nearest(self.hook.target, btf.functions())) if btf else ""
+            raise ExpressionError(f"{word}: this kernel has no BTF of {self.hook.target}; use arg0 to arg5{near}")
         return _parameter(function, word, body, lambda number: f"PT_REGS_PARM{number + 1}(ctx)")
 
 
@@ -230,7 +233,8 @@ class Traced(Context):
         btf = _btf()
         function = btf.function(hook.target) if btf else None
         if function is None:
-            raise CompileError(f"{hook}: this kernel has no BTF of a function {hook.target}")
+            near = did_you_mean(nearest(hook.target, btf.functions(modules=False))) if btf else ""
+            raise CompileError(f"{hook}: this kernel has no BTF of a function {hook.target}{near}")
         self._function = function
 
     def arguments(self) -> int:

@@ -135,6 +135,14 @@ def _attach(
     """
     programs: dict[str, int] = {}
     attachments: list[_Attachment] = []
+    wanted = [
+        hook
+        for program in probe.programs(mechanism)
+        for hook in program.hooks
+        if not hook.optional or attach.exists(hook)
+    ]
+    for hook in wanted:  # before any of them is attached
+        attach.require(hook)
     try:
         for program in probe.programs(mechanism):
             if program.name not in bytecode.programs:
@@ -143,7 +151,7 @@ def _attach(
                 )
             instructions = relocate(bytecode.programs[program.name], maps.__getitem__)
             for hook in program.hooks:
-                if hook.optional and not attach.exists(hook):
+                if hook not in wanted:
                     continue
                 name = program.name
                 if name in programs and hook.family in ("fentry", "fexit"):
