@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A probe in YAML alone for each family of hooks: how many events, with which labels, compared with what was done."""
 
+import json
 import platform
 import re
 import subprocess
@@ -133,6 +134,40 @@ def of_processors() -> dict[str, Any]:
     }
 
 
+FAULTS_C = """
+int on_fault(struct bpf_perf_event_data *ctx)
+{
+    struct in_c_faults_key key = {};
+    char comm[16];
+
+    bpf_get_current_comm(comm, sizeof(comm));
+    if (__builtin_memcmp(comm, "toucher", 8))
+        return 0;
+    key.period = ctx->sample_period;
+    key.inside = ctx->addr % 4096; /* each page is touched where it begins */
+    in_c_faults_add(&key, 1);
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Probes with C of their own."""
+    made = tmp_path_factory.mktemp("probes")
+    metric = {"type": "counter", "help": "A test.", "labels": {"period": "u64", "inside": "u64"}}
+    declared = {
+        "purpose": "A test.",
+        "attach": {
+            "on_fault": ["software:page-faults:1", {"hook": "hardware:stalled-cycles-frontend", "optional": True}]
+        },
+        "metrics": {"ebpf_in_c_faults_total": metric},
+    }
+    (made / "in_c.yaml").write_text(json.dumps(declared))
+    (made / "in_c.c").write_text(FAULTS_C)
+    return made
+
+
 def of_calls() -> dict[str, Any]:
     """Probes on a system call, by tracepoints of both sorts."""
     entry, back = "tracepoint:syscalls:sys_enter_getpgid", "tracepoint:syscalls:sys_exit_getpgid"
@@ -158,9 +193,9 @@ def of_calls() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def seen(binary: Path) -> Iterator[tuple[Daemon, Samples]]:
+def seen(binary: Path, folder: Path) -> Iterator[tuple[Daemon, Samples]]:
     """The page after all tasks of the program, and the daemon."""
-    with Daemon({**of_programs(binary), **of_processors(), **of_calls()}) as daemon:
+    with Daemon({**of_programs(binary), **of_processors(), **of_calls(), "in_c": {}}, folder=folder) as daemon:
         for words in (("families", "calls"), ("again", "calls"), ("families", "kernel"), ("toucher", "faults")):
             subprocess.run([str(binary), *words], check=True)
         yield daemon, daemon.samples()
@@ -260,6 +295,13 @@ def test_software_events_are_counted_to_the_last(seen: tuple[Daemon, Samples]) -
     assert 1 <= count(samples, "ebpf_minor_total") <= 4099 / 2
     assert count(samples, "ebpf_switches_total") > 0
     assert daemon.status("faults")["misses_unknown"] == ["on_event"]
+
+
+def test_software_events_in_c(seen: tuple[Daemon, Samples]) -> None:
+    """The function has what perf gives: the period, and where the fault was."""
+    daemon, samples = seen
+    assert found(samples, "ebpf_in_c_faults_total", "period", "inside") == {("1", "0"): 4099}
+    assert daemon.status("in_c")["attachments"][0] == ["on_fault", "software:page-faults:1"]
 
 
 def test_a_busy_process_is_seen_by_the_clock(seen: tuple[Daemon, Samples], binary: Path) -> None:
