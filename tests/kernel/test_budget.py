@@ -7,9 +7,13 @@ Each number is compared with a model that knows all events. A page is one read h
 import random
 from collections.abc import Mapping
 
+import pytest
+
 from exporter.probe import MAP_ENTRIES, OTHER
 from tests.kernel.daemon import Daemon, Samples, by, count
 from tests.kernel.readahead import CALLS, SECTORS, ask, counting
+
+pytestmark = pytest.mark.anywhere
 
 COUNTS = {CALLS: CALLS, SECTORS: f"{SECTORS}_count"}  # a counter and a histogram; of which each series has one
 

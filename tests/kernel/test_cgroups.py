@@ -18,6 +18,8 @@ from exporter import cgroups
 from exporter.cgroups import BORN_ENTRIES, BORN_PATH, UNKNOWN
 from tests.kernel.daemon import Daemon, Samples, by, count
 
+pytestmark = pytest.mark.anywhere
+
 TOTAL = "ebpf_calls_total"
 ID = "4f0a7c1b9e2d" + "0" * 52
 

@@ -11,6 +11,8 @@ from tests.documents import DOCUMENTS, configs, files
 from tests.kernel.conftest import lacks
 from tests.kernel.test_doctor import doctor
 
+pytestmark = pytest.mark.anywhere
+
 # words of a reason -> the mechanism that is lacking
 LACKING = {"no kprobes": "kprobe+kretprobe", "refuses the program": "fexit", "tracing programs": "fexit"}
 

@@ -7,8 +7,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.kernel.daemon import COMMAND, ROOT, Daemon
 from tests.kernel.test_xdp import ipv4, link
+
+pytestmark = pytest.mark.anywhere
 
 SECONDS = 600  # on an emulated machine; a real one takes five
 

@@ -4,7 +4,11 @@
 import math
 from collections import Counter
 
+import pytest
+
 from tests.kernel.readahead import BYTES, SECONDS, SECTORS, ask, counting, exact
+
+pytestmark = pytest.mark.anywhere
 
 # as the probe's YAML has them: the factor to the metric's unit, the exponents of the first and the last bound
 DECLARED = {BYTES: (1, 0, 63), SECTORS: (512, 3, 9), SECONDS: (1e-9, 10, 34)}

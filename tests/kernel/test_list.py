@@ -12,6 +12,8 @@ import pytest
 from tests.kernel.conftest import lacks
 from tests.kernel.daemon import COMMAND
 
+pytestmark = pytest.mark.anywhere
+
 EVENTS = Path("/sys/kernel/tracing/events")
 PMUS = Path("/sys/bus/event_source/devices")
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]

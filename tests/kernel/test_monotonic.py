@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from exporter.probe import OTHER
 from tests.kernel.daemon import Daemon, Samples, count, parsed
 from tests.kernel.prometheus import Key, Prometheus, View
 from tests.kernel.readahead import BYTES, CALLS, SECTORS, SIZES, ask, counting
+
+pytestmark = pytest.mark.anywhere
 
 EVENTS = 1_000_003  # of all processes, in each round
 PROCESSES = 4
