@@ -10,6 +10,7 @@ from the kernel itself (``loader.births``), even if it ends before anybody looks
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 UNKNOWN = "(unknown)"  # a cgroup that ended before it was seen, or that this process may not see
@@ -72,7 +73,9 @@ class Paths:
     def _keep(self, number: int, path: str) -> None:
         self._paths[number] = path
         if len(self._paths) > self._most:
-            del self._paths[next(iter(self._paths))]
+            # many at once: to find the first key of a dict, those that were deleted ahead of it are passed one by one
+            for oldest in list(islice(self._paths, max(1, self._most // 16))):
+                del self._paths[oldest]
 
 
 PATHS = Paths()  # of this process, as there is one hierarchy in the kernel
