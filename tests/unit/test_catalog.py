@@ -361,6 +361,23 @@ def test_what_is_no_hook(write: Write, hook: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("hook", "problem"),
+    [
+        ("software:page-fault:1", "software:page-fault:1: did you mean 'page-faults'? allowed: cpu-clock, "),
+        ("hardware:page-faults", "hardware:page-faults: allowed: cpu-cycles, "),
+        ("software:page-faults:0", "software:page-faults:0: expected software:EVENT:PERIOD"),
+        ("profile:99", "profile:99: expected profile:hz:99"),
+        ("profile:us:9", "profile:us:9: expected profile:hz:99, or s:N, ms:N, us:N from 10"),
+        ("usdt:libc:setjmp", "usdt:libc:setjmp: expected usdt:FILE:PROVIDER:NAME"),
+    ],
+)
+def test_what_cannot_be_counted_anywhere(write: Write, hook: str, problem: str) -> None:
+    """Events and units are known without a kernel."""
+    [found] = read_problems(write, YAML.replace("tracepoint:a:b", hook))
+    assert found.partition("attach: ")[2].startswith(problem)
+
+
+@pytest.mark.parametrize(
     "metrics",
     [
         "{ebpf_a_total: {type: counter, help: H.}, ebpf_a: {type: histogram, help: H., exponents: [1, 2]}}",

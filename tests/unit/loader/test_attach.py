@@ -5,10 +5,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from exporter import libbpf
+from exporter import libbpf, perf
+from exporter.errors import AttachError
 from exporter.loader import attach
 from exporter.probe import Hook
 
@@ -56,9 +58,68 @@ def test_what_is_refused_otherwise_is_not_tried_again(monkeypatch: pytest.Monkey
         ("kprobe", refusing(errno.EINVAL), False),
         ("fexit", refusing(errno.EINVAL), True),
         ("rawtracepoint", refusing(errno.EINVAL), True),
+        ("usdt", lambda _: 0, True),
+        ("software", lambda _: 0, False),
     ],
 )
 def test_whether_misses_are_told(monkeypatch: pytest.MonkeyPatch, family: str, missed: object, told: bool) -> None:
     """Of perf events by a link that tells them; of what is no perf event always."""
     monkeypatch.setattr(libbpf, "link_missed", missed)
     assert attach.tells_missed(Hook(family, "f"), 3) is told
+
+
+@pytest.mark.parametrize(
+    ("hook", "opened"),
+    [
+        (Hook("profile", "hz:99"), (1, 0, 99, perf.FREQUENCY)),
+        (Hook("profile", "ms:10"), (1, 0, 10_000_000, 0)),
+        (Hook("profile", "s:1"), (1, 0, 1_000_000_000, 0)),
+        (Hook("software", "page-faults:1"), (1, 2, 1, 0)),
+        (Hook("software", "cs"), (1, 3, 1000, 0)),
+        (Hook("hardware", "cache-misses"), (0, 3, 1_000_000, 0)),
+    ],
+    ids=str,
+)
+def test_a_perf_event_on_each_processor(
+    monkeypatch: pytest.MonkeyPatch, hook: Hook, opened: tuple[int, int, int, int]
+) -> None:
+    """Type, config, period and flags as perf_event_open(2) has them, on each processor that is online."""
+    seen: list[tuple[int, int, int, int, int]] = []
+
+    def event_open(kind: int, config: int, pid: int, cpu: int, *, period: int, flags: int) -> int:
+        assert pid == -1
+        seen.append((cpu, kind, config, period, flags))
+        return os.memfd_create("event")
+
+    monkeypatch.setattr(perf, "event_open", event_open)
+    monkeypatch.setattr(attach, "_online_cpus", lambda: [0, 2, 3])
+    monkeypatch.setattr(libbpf, "link_create", lambda _, event, __: os.dup(event))
+    held = attach.attach(hook, 7)
+    assert seen == [(cpu, *opened) for cpu in (0, 2, 3)]
+    assert len(set(held)) == 3
+    for fd in held:
+        os.close(fd)
+
+
+def test_what_one_processor_refuses_is_on_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All or nothing: what was opened on others is closed."""
+    before = set(Path("/proc/self/fd").iterdir())
+
+    def event_open(*where: int, **_: int) -> int:
+        if where[-1] == 3:
+            raise OSError(errno.ENOENT, "No such file or directory")
+        return os.memfd_create("event")
+
+    monkeypatch.setattr(perf, "event_open", event_open)
+    monkeypatch.setattr(attach, "_online_cpus", lambda: [0, 2, 3])
+    monkeypatch.setattr(libbpf, "link_create", lambda _, event, __: os.dup(event))
+    with pytest.raises(AttachError, match="no PMU of this machine counts that"):
+        attach.attach(Hook("hardware", "cycles"), 7)
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize(("text", "cpus"), [("0\n", [0]), ("0-3,5\n", [0, 1, 2, 3, 5]), ("1,4-5\n", [1, 4, 5])])
+def test_processors_that_are_online(monkeypatch: pytest.MonkeyPatch, text: str, cpus: list[int]) -> None:
+    """As the kernel writes lists of them."""
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
+    assert attach._online_cpus() == cpus
