@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from exporter import libbpf, privileges, selftest
+from exporter import libbpf, privileges, selftest, symbols
+from exporter.bpftrace import trial
 from exporter.child import Child
 from exporter.errors import ExporterError, ProbeError, StartError
 from exporter.holder import hold
@@ -125,15 +126,34 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
         statistics = True
     except OSError:
         statistics = False
-    outcomes = _load(wanted.probes)
+    outcomes = _load(probe for probe in wanted.probes if not probe.script)
     attached = {name: one for name, one in outcomes.items() if isinstance(one, _Attached)}
     _watch(attached.values(), barrier, seconds)
+    scripts = trial.watch([probe for probe in wanted.probes if probe.script], seconds)
     hold([fd for one in attached.values() for fd in one.held])  # so that this process ends at once
     found = []
     for probe in wanted.probes:
+        if probe.script:
+            found.append(_of_script(probe, scripts[probe.name]))
+            continue
         one = outcomes[probe.name]
         found.append(one if isinstance(one, Finding) else _judge(probe, one, statistics))
     return found
+
+
+def _of_script(probe: Probe, tried: trial.Trial) -> Finding:
+    if tried.status.state == "failed":
+        return Finding(probe, FAILED, tried.status.reason, tried.status.details, "bpftrace")
+    reason = tried.status.reason or ("" if tried.moved else _still(probe, None))
+    return Finding(
+        probe,
+        MOVED if tried.moved else STILL,
+        reason,
+        tried.status.details,
+        "bpftrace",
+        attachments=tried.status.attachments,
+        moved=tried.moved,
+    )
 
 
 def _load(probes: Iterable[Probe]) -> dict[str, _Attached | Finding]:
@@ -169,8 +189,10 @@ def _outcome(probe: Probe, child: Child) -> _Attached | Finding:
         return Finding(probe, FAILED, load.reason(error, words), details, tried=tried)
     named = dict(zip(loaded.maps, fds, strict=False))
     programs = fds[len(named) : len(named) + len(loaded.programs)]
-    xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs if probe.interfaces]
     held = fds[len(named) + len(programs) :]
+    if symbols.TABLE in named:
+        symbols.SYMBOLS.use(named.pop(symbols.TABLE))
+    xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs if probe.interfaces]
     return _Attached(loaded, named, programs, held, xdp, [reason for one in xdp for reason in one.update()])
 
 

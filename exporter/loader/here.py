@@ -14,7 +14,7 @@ from exporter.errors import CompileError, HookError, ProbeError, Problem, Unknow
 from exporter.hooks import elf, tracefs
 from exporter.hooks.btf import Btf
 from exporter.hooks.names import did_you_mean, nearest
-from exporter.loader import codegen, context, script
+from exporter.loader import codegen, context, load, script, usdt
 from exporter.loader.context import Context
 from exporter.probe import Hook, Mechanism, Probe
 
@@ -34,8 +34,8 @@ class Comparison:
 
 
 def compare(probe: Probe) -> Comparison:
-    """Compares the expressions of a probe with what its hooks give here. One in C has none."""
-    if probe.source:
+    """Compares the expressions of a probe with what its hooks give here. One in C has none, nor has a script."""
+    if probe.source or probe.script:
         return Comparison()
     good: list[Mechanism] = []
     problems: list[Problem] = []
@@ -58,7 +58,7 @@ def compare(probe: Probe) -> Comparison:
             good += [] if found else [mechanism]
     if good:
         try:
-            script.resolve(dataclasses.replace(probe, mechanisms=tuple(good)), context.here)
+            script.resolve(dataclasses.replace(probe, mechanisms=tuple(good)), context.here, usdt.ways)
         except CompileError as error:
             return Comparison((Problem(probe.declaration, 0, error.reason),))
         return Comparison()
@@ -71,16 +71,19 @@ def compare(probe: Probe) -> Comparison:
 
 
 def source(probe: Probe) -> tuple[str, list[str]]:
-    """Returns the whole C of a probe, as it would be compiled here, and remarks on what of it is not as it would be."""
-    if probe.source:
-        return codegen.source(probe), []
+    """Returns the whole C of a probe, as it would be compiled here, and remarks on what of it is not as it would be.
+
+    Of a bpftrace script it is the script.
+    """
+    if probe.script:
+        return probe.script.text, []
     try:
-        resolved = script.resolve(probe, context.here)
-        remarks = [f"without {probe.mechanism_name(mechanism)}: {reason}" for mechanism, reason in resolved.refused]
+        _, c, refused = load.source(probe)
+        return c, [f"without {probe.mechanism_name(mechanism)}: {reason}" for mechanism, reason in refused]
     except CompileError as error:
         resolved = script.resolve(probe, context.offline)
-        remarks = [f"{error.reason}; in this C, what only a hook that is here can tell reads 0"]
-    return codegen.source(resolved.probe, resolved.c), remarks
+        remark = f"{error.reason}; in this C, what only a hook that is here can tell reads 0"
+        return codegen.source(resolved.probe, resolved.c), [remark]
 
 
 def _problems(probe: Probe, end: Context, start: Context | None) -> list[Problem]:
@@ -96,11 +99,7 @@ def _find(hook: Hook) -> None:
         module, _, symbol = hook.target.rpartition(":")
         elf.offset(elf.resolve(module), symbol)
     elif hook.family == "usdt":
-        module, provider, name = hook.target.rsplit(":", 2)
-        names = [f"{one.provider}:{one.name}" for one in elf.usdt(elf.resolve(module))]
-        if f"{provider}:{name}" not in names:
-            near = nearest(f"{provider}:{name}", dict.fromkeys(names))
-            raise UnknownHook(f"there is no {provider}:{name} in {module}{did_you_mean(near)}", near)
+        usdt.places(hook)
     elif hook.family == "rawtracepoint":
         if _btf().raw_tracepoint(hook.target) is None:
             near = nearest(hook.target, _btf().raw_tracepoints())

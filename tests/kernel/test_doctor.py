@@ -18,6 +18,7 @@ SECONDS = 600  # on an emulated machine; a real one takes five
 
 # a system call that nobody makes by chance, and one that /bin/true makes
 NEVER, SURE = "tracepoint:syscalls:sys_enter_swapoff", "tracepoint:syscalls:sys_enter_execve"
+EXEC, SWITCH = "tracepoint:sched:sched_process_exec", "tracepoint:sched:sched_switch"
 TRUE = ["/bin/true"]
 
 
@@ -138,6 +139,34 @@ def test_gauges_and_histograms_move_too(tmp_path: Path) -> None:
     }
     code, found = doctor(tmp_path, {"some": {"attach": SURE, "selftest": TRUE, "metrics": metrics}})
     assert (code, found["some"]["moved"]) == (0, list(metrics))
+
+
+@pytest.mark.skipif(not Path("/usr/bin/bpftrace").exists(), reason="needs bpftrace")
+def test_bpftrace_scripts(tmp_path: Path) -> None:
+    """A script whose maps change, one whose do not, and one that bpftrace refuses."""
+    probes = {
+        "moving": {"bpftrace": f"{SWITCH} {{ @switches = count(); }}"},
+        "still": {"bpftrace": f"{NEVER} {{ @calls = count(); }}"},
+        "bad": {"bpftrace": "tracepoint:sched:no_such_event { @events = count(); }"},
+        "file_opens": {},
+    }
+    code, found = doctor(tmp_path, probes, "--seconds", "2")
+    assert code == 1
+    assert {name: one["counters"] for name, one in found.items()} == {
+        "moving": "moved",
+        "still": "did not move",
+        "bad": "failed",
+        "file_opens": "moved",
+    }
+    assert found["moving"]["moved"] == ["ebpf_bpftrace_moving_switches_total"]
+    assert "no_such_event" in found["bad"]["reason"]
+
+
+def test_labels_that_need_tables(tmp_path: Path) -> None:
+    """Functions and cgroups by their names are counted as by numbers."""
+    metrics = counter("execs", labels={"unit": "unit", "cgroup": "cgroup", "function": "ksym(args.old_pid)"})
+    code, found = doctor(tmp_path, {"execs": {"attach": EXEC, "selftest": TRUE, "metrics": metrics}})
+    assert (code, found["execs"]["counters"]) == (0, "moved")
 
 
 def test_a_selftest_that_goes_wrong(tmp_path: Path) -> None:
