@@ -192,32 +192,48 @@ def of_calls() -> dict[str, Any]:
     }
 
 
+Seen = tuple[Daemon, Samples]  # and the page after all that the program did
+
+
 @pytest.fixture(scope="module")
-def seen(binary: Path, folder: Path) -> Iterator[tuple[Daemon, Samples]]:
-    """The page after all tasks of the program, and the daemon."""
-    with Daemon({**of_programs(binary), **of_processors(), **of_calls(), "in_c": {}}, folder=folder) as daemon:
-        for words in (("families", "calls"), ("again", "calls"), ("families", "kernel"), ("toucher", "faults")):
-            subprocess.run([str(binary), *words], check=True)
+def programs(binary: Path) -> Iterator[Seen]:
+    with Daemon(of_programs(binary)) as daemon:
+        for comm in ("families", "again"):
+            subprocess.run([str(binary), comm, "calls"], check=True)
         yield daemon, daemon.samples()
 
 
-def test_calls_with_their_arguments(seen: tuple[Daemon, Samples]) -> None:
+@pytest.fixture(scope="module")
+def processors(binary: Path, folder: Path) -> Iterator[Seen]:
+    with Daemon({**of_processors(), "in_c": {}}, folder=folder) as daemon:
+        subprocess.run([str(binary), "toucher", "faults"], check=True)
+        yield daemon, daemon.samples()
+
+
+@pytest.fixture(scope="module")
+def system_calls(binary: Path) -> Iterator[Seen]:
+    with Daemon(of_calls()) as daemon:
+        subprocess.run([str(binary), "families", "kernel"], check=True)
+        yield daemon, daemon.samples()
+
+
+def test_calls_with_their_arguments(programs: Seen) -> None:
     """uprobe: numbers as the C type that they are said to have, negative ones too; a text."""
-    assert found(seen[1], "ebpf_calls_total", "a", "b", "c", "text") == {
+    assert found(programs[1], "ebpf_calls_total", "a", "b", "c", "text") == {
         ("-3", str(2**40), "200", "first"): 2 * 101,
         ("7", "-11", "255", "second"): 2 * 103,
     }
 
 
-def test_what_functions_returned(seen: tuple[Daemon, Samples]) -> None:
+def test_what_functions_returned(programs: Seen) -> None:
     """uretprobe: a long as it is, an int by a cast."""
-    assert found(seen[1], "ebpf_returns_total", "result") == {(str(-(2**40)),): 2 * 101, ("7",): 2 * 103}
-    assert found(seen[1], "ebpf_ints_total", "result") == {("-9",): 2 * 107}
+    assert found(programs[1], "ebpf_returns_total", "result") == {(str(-(2**40)),): 2 * 101, ("7",): 2 * 103}
+    assert found(programs[1], "ebpf_ints_total", "result") == {("-9",): 2 * 107}
 
 
-def test_calls_with_what_they_returned(seen: tuple[Daemon, Samples]) -> None:
+def test_calls_with_what_they_returned(programs: Seen) -> None:
     """uprobe to uretprobe: arguments kept from the start; those for which the condition holds; each call's time."""
-    _, samples = seen
+    _, samples = programs
     assert found(samples, "ebpf_spans_total", "a", "result", "comm") == {
         ("-3", str(-(2**40)), "families"): 101,
         ("-3", str(-(2**40)), "again"): 101,
@@ -227,23 +243,23 @@ def test_calls_with_what_they_returned(seen: tuple[Daemon, Samples]) -> None:
     assert count(samples, MISSED, probe="spans") == 0
 
 
-def test_a_call_within_a_call_takes_the_place_of_the_outer(seen: tuple[Daemon, Samples]) -> None:
+def test_a_call_within_a_call_takes_the_place_of_the_outer(programs: Seen) -> None:
     """A thread has one start: the innermost call's. The ends of the others are counted as missed."""
-    _, samples = seen
+    _, samples = programs
     assert found(samples, "ebpf_nested_total", "depth", "result") == {("0", "0"): 2 * 109}
     assert by(samples, "program", MISSED, probe="nested") == {"on_start": 0, "on_end": 2 * 109 * 3}
 
 
-def test_an_end_without_its_start_is_missed(seen: tuple[Daemon, Samples]) -> None:
+def test_an_end_without_its_start_is_missed(programs: Seen) -> None:
     """And a start without its end gives way to the next."""
-    _, samples = seen
+    _, samples = programs
     assert found(samples, "ebpf_pairs_total", "end", "comm") == {("-3", "families"): 113, ("-3", "again"): 113}
     assert by(samples, "program", MISSED, probe="pairs") == {"on_start": 0, "on_end": 2 * 13}
 
 
-def test_gauges_keep_the_last_or_the_most(seen: tuple[Daemon, Samples]) -> None:
+def test_gauges_keep_the_last_or_the_most(programs: Seen) -> None:
     """Of numbers below 0 too."""
-    _, samples = seen
+    _, samples = programs
     assert found(samples, "ebpf_level_last") == {(): LEVELS[-1]}
     assert found(samples, "ebpf_level_max") == {(): max(LEVELS)}
     assert found(samples, "ebpf_level_by_sign", "negative") == {
@@ -252,9 +268,9 @@ def test_gauges_keep_the_last_or_the_most(seen: tuple[Daemon, Samples]) -> None:
     }
 
 
-def test_sums_and_bounds(seen: tuple[Daemon, Samples]) -> None:
+def test_sums_and_bounds(programs: Seen) -> None:
     """Each bound is within its bucket; what is below 0 is nothing that a counter or a histogram could take."""
-    _, samples = seen
+    _, samples = programs
     positive = [level for level in LEVELS if level >= 0]
     assert found(samples, "ebpf_level_sum_total") == {(): 2 * sum(positive)}
     assert found(samples, "ebpf_level_sizes_bucket", "le") == {
@@ -263,33 +279,33 @@ def test_sums_and_bounds(seen: tuple[Daemon, Samples]) -> None:
     assert found(samples, "ebpf_level_sizes_sum") == {(): 2 * sum(positive)}
 
 
-def test_the_next_hook_where_one_is_not_here(seen: tuple[Daemon, Samples]) -> None:
+def test_the_next_hook_where_one_is_not_here(programs: Seen) -> None:
     """What was tried is told, with the reason."""
-    daemon, samples = seen
+    daemon, samples = programs
     assert found(samples, "ebpf_next_total", "comm") == {("families",): 107, ("again",): 107}
     status = daemon.status("next")
     assert (status["state"], status["mechanism"]) == ("running", "uprobe")
     assert "this kernel has no tracepoint:syscalls:sys_enter_no_such_call" in status["tried"][0]["reason"]
 
 
-def test_tracepoints(seen: tuple[Daemon, Samples]) -> None:
+def test_tracepoints(system_calls: Seen) -> None:
     """Arguments of a system call have the sign of their C type, whatever is above their 32 bits."""
-    _, samples = seen
+    _, samples = system_calls
     assert found(samples, "ebpf_enter_total", "pid") == {("-7",): 101, ("-2147483647",): 103}
     assert found(samples, "ebpf_exit_total", "ret") == {(ESRCH,): 204}
     assert found(samples, "ebpf_both_total", "pid", "ret") == {("-2147483647", ESRCH): 103}
 
 
-def test_raw_tracepoints(seen: tuple[Daemon, Samples]) -> None:
+def test_raw_tracepoints(system_calls: Seen) -> None:
     """Their arguments by number, in the types that the kernel's BTF has."""
-    _, samples = seen
+    _, samples = system_calls
     assert found(samples, "ebpf_raw_enter_total", "number") == {(str(GETPGID[platform.machine()]),): 204}
     assert found(samples, "ebpf_raw_exit_total", "ret") == {(ESRCH,): 204}
 
 
-def test_software_events_are_counted_to_the_last(seen: tuple[Daemon, Samples]) -> None:
+def test_software_events_are_counted_to_the_last(processors: Seen) -> None:
     """4,099 pages are touched under the name that is asked for; with a period of 10, a tenth of them is seen."""
-    daemon, samples = seen
+    daemon, samples = processors
     assert found(samples, "ebpf_faults_total", "comm") == {("toucher",): 4099}
     # counters of 10 are each processor's, and all processes': of 4,099 faults they see 409, but for what others add
     assert 1 <= count(samples, "ebpf_minor_total") <= 4099 / 2
@@ -297,16 +313,16 @@ def test_software_events_are_counted_to_the_last(seen: tuple[Daemon, Samples]) -
     assert daemon.status("faults")["misses_unknown"] == ["on_event"]
 
 
-def test_software_events_in_c(seen: tuple[Daemon, Samples]) -> None:
+def test_software_events_in_c(processors: Seen) -> None:
     """The function has what perf gives: the period, and where the fault was."""
-    daemon, samples = seen
+    daemon, samples = processors
     assert found(samples, "ebpf_in_c_faults_total", "period", "inside") == {("1", "0"): 4099}
     assert daemon.status("in_c")["attachments"][0] == ["on_fault", "software:page-faults:1"]
 
 
-def test_a_busy_process_is_seen_by_the_clock(seen: tuple[Daemon, Samples], binary: Path) -> None:
+def test_a_busy_process_is_seen_by_the_clock(processors: Seen, binary: Path) -> None:
     """By its name, on whichever processor it is; both by a rate and by an interval."""
-    daemon, samples = seen
+    daemon, samples = processors
     assert count(samples, "ebpf_profile_total", comm="busy") == 0
     busy = subprocess.Popen([str(binary), "busy", "busy"], stdin=subprocess.PIPE)
     daemon.wait_for(lambda: count(daemon.samples(), "ebpf_profile_total", comm="busy") >= 3, "samples of a rate")
@@ -314,9 +330,9 @@ def test_a_busy_process_is_seen_by_the_clock(seen: tuple[Daemon, Samples], binar
     busy.communicate()
 
 
-def test_hardware_events_or_why_not(seen: tuple[Daemon, Samples]) -> None:
+def test_hardware_events_or_why_not(processors: Seen) -> None:
     """Where there is a PMU it counts; where there is none, the probe says so."""
-    daemon, _ = seen
+    daemon, _ = processors
     status = daemon.status("cycles")
     if status["state"] == "running":
         daemon.wait_for(lambda: count(daemon.samples(), "ebpf_cycles_total") > 0, "a million cycles")
@@ -429,14 +445,14 @@ def of_kernel() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def of_functions(binary: Path) -> Iterator[tuple[Daemon, Samples]]:
+def of_functions(binary: Path) -> Iterator[Seen]:
     with Daemon(of_kernel()) as daemon:
         subprocess.run([str(binary), "families", "kernel"], check=True)
         yield daemon, daemon.samples()
 
 
 @pytest.fixture(params=["kprobe", "fentry"])
-def family(request: pytest.FixtureRequest, of_functions: tuple[Daemon, Samples]) -> str:
+def family(request: pytest.FixtureRequest, of_functions: Seen) -> str:
     name = str(request.param)
     status = of_functions[0].status(f"{name}_pid")
     if status["state"] != "running":
@@ -444,7 +460,7 @@ def family(request: pytest.FixtureRequest, of_functions: tuple[Daemon, Samples])
     return name
 
 
-def test_arguments_of_kernel_functions(of_functions: tuple[Daemon, Samples], family: str) -> None:
+def test_arguments_of_kernel_functions(of_functions: Seen, family: str) -> None:
     """An int below 0 is that by its name as well as by its number."""
     assert found(of_functions[1], f"ebpf_{family}_pid_total", "by_name", "by_number") == {
         ("-7", "-7"): 101,
@@ -452,7 +468,7 @@ def test_arguments_of_kernel_functions(of_functions: tuple[Daemon, Samples], fam
     }
 
 
-def test_members_of_the_kernels_structures(of_functions: tuple[Daemon, Samples], family: str) -> None:
+def test_members_of_the_kernels_structures(of_functions: Seen, family: str) -> None:
     """Through pointers: a number, and a text in an array."""
     samples = of_functions[1]
     assert by(samples, "flags", f"ebpf_{family}_lock_total", cmd="6") == {"0": 107, "1026": 109}
@@ -461,7 +477,7 @@ def test_members_of_the_kernels_structures(of_functions: tuple[Daemon, Samples],
     assert all(re.fullmatch(r"families-\w{6}", name) for name in names)
 
 
-def test_bit_fields_of_the_kernels_structures(of_functions: tuple[Daemon, Samples], family: str) -> None:
+def test_bit_fields_of_the_kernels_structures(of_functions: Seen, family: str) -> None:
     """Bits that share a byte, each by itself."""
     assert found(of_functions[1], f"ebpf_{family}_listen_total", "reuse", "port", "backlog") == {
         ("1", "0", "7"): 113,
@@ -470,7 +486,7 @@ def test_bit_fields_of_the_kernels_structures(of_functions: tuple[Daemon, Sample
     }
 
 
-def test_what_kernel_functions_returned(of_functions: tuple[Daemon, Samples], family: str) -> None:
+def test_what_kernel_functions_returned(of_functions: Seen, family: str) -> None:
     """An int by its type: an error is below 0. With what the call was given, kept from its start or still there."""
     samples = of_functions[1]
     back = {"kprobe": "kretprobe", "fentry": "fexit"}[family]
