@@ -217,6 +217,7 @@ def system_calls(binary: Path) -> Iterator[Seen]:
         yield daemon, daemon.samples()
 
 
+@pytest.mark.anywhere
 def test_calls_with_their_arguments(programs: Seen) -> None:
     """uprobe: numbers as the C type that they are said to have, negative ones too; a text."""
     assert found(programs[1], "ebpf_calls_total", "a", "b", "c", "text") == {
@@ -225,12 +226,14 @@ def test_calls_with_their_arguments(programs: Seen) -> None:
     }
 
 
+@pytest.mark.anywhere
 def test_what_functions_returned(programs: Seen) -> None:
     """uretprobe: a long as it is, an int by a cast."""
     assert found(programs[1], "ebpf_returns_total", "result") == {(str(-(2**40)),): 2 * 101, ("7",): 2 * 103}
     assert found(programs[1], "ebpf_ints_total", "result") == {("-9",): 2 * 107}
 
 
+@pytest.mark.anywhere
 def test_calls_with_what_they_returned(programs: Seen) -> None:
     """uprobe to uretprobe: arguments kept from the start; those for which the condition holds; each call's time."""
     _, samples = programs
@@ -243,6 +246,7 @@ def test_calls_with_what_they_returned(programs: Seen) -> None:
     assert count(samples, MISSED, probe="spans") == 0
 
 
+@pytest.mark.anywhere
 def test_a_call_within_a_call_takes_the_place_of_the_outer(programs: Seen) -> None:
     """A thread has one start: the innermost call's. The ends of the others are counted as missed."""
     _, samples = programs
@@ -250,6 +254,7 @@ def test_a_call_within_a_call_takes_the_place_of_the_outer(programs: Seen) -> No
     assert by(samples, "program", MISSED, probe="nested") == {"on_start": 0, "on_end": 2 * 109 * 3}
 
 
+@pytest.mark.anywhere
 def test_an_end_without_its_start_is_missed(programs: Seen) -> None:
     """And a start without its end gives way to the next."""
     _, samples = programs
@@ -257,6 +262,7 @@ def test_an_end_without_its_start_is_missed(programs: Seen) -> None:
     assert by(samples, "program", MISSED, probe="pairs") == {"on_start": 0, "on_end": 2 * 13}
 
 
+@pytest.mark.anywhere
 def test_gauges_keep_the_last_or_the_most(programs: Seen) -> None:
     """Of numbers below 0 too."""
     _, samples = programs
@@ -268,6 +274,7 @@ def test_gauges_keep_the_last_or_the_most(programs: Seen) -> None:
     }
 
 
+@pytest.mark.anywhere
 def test_sums_and_bounds(programs: Seen) -> None:
     """Each bound is within its bucket; what is below 0 is nothing that a counter or a histogram could take."""
     _, samples = programs
@@ -279,6 +286,7 @@ def test_sums_and_bounds(programs: Seen) -> None:
     assert found(samples, "ebpf_level_sizes_sum") == {(): 2 * sum(positive)}
 
 
+@pytest.mark.anywhere
 def test_the_next_hook_where_one_is_not_here(programs: Seen) -> None:
     """What was tried is told, with the reason."""
     daemon, samples = programs
@@ -303,6 +311,7 @@ def test_raw_tracepoints(system_calls: Seen) -> None:
     assert found(samples, "ebpf_raw_exit_total", "ret") == {(ESRCH,): 204}
 
 
+@pytest.mark.anywhere
 def test_software_events_are_counted_to_the_last(processors: Seen) -> None:
     """4,099 pages are touched under the name that is asked for; with a period of 10, a tenth of them is seen."""
     daemon, samples = processors
@@ -313,6 +322,7 @@ def test_software_events_are_counted_to_the_last(processors: Seen) -> None:
     assert daemon.status("faults")["misses_unknown"] == ["on_event"]
 
 
+@pytest.mark.anywhere
 def test_software_events_in_c(processors: Seen) -> None:
     """The function has what perf gives: the period, and where the fault was."""
     daemon, samples = processors
@@ -320,6 +330,7 @@ def test_software_events_in_c(processors: Seen) -> None:
     assert daemon.status("in_c")["attachments"][0] == ["on_fault", "software:page-faults:1"]
 
 
+@pytest.mark.anywhere
 def test_a_busy_process_is_seen_by_the_clock(processors: Seen, binary: Path) -> None:
     """By its name, on whichever processor it is; both by a rate and by an interval."""
     daemon, samples = processors
@@ -330,6 +341,7 @@ def test_a_busy_process_is_seen_by_the_clock(processors: Seen, binary: Path) -> 
     busy.communicate()
 
 
+@pytest.mark.anywhere
 def test_hardware_events_or_why_not(processors: Seen) -> None:
     """Where there is a PMU it counts; where there is none, the probe says so."""
     daemon, _ = processors
