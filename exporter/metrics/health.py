@@ -33,19 +33,21 @@ class Running:
     starts_missed: int | None = None
 
     def missed(self, program: str, statistics: ProgramStatistics) -> int | None:
-        """Returns the events that a program was not run for, by the kernel and by each of its links; None: unknown."""
-        if program in self.misses_unknown:
-            return None
-        return (
-            statistics.missed
-            + self._ends(program)
-            + sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
-        )
+        """Returns the events that a program was not run for, by the kernel and by each of its links; None: unknown.
 
-    def _ends(self, program: str) -> int:
+        Of the end of a span also those that had no start; where the kernel does not tell of the others, these alone.
+        """
+        ends = self._ends(program)
+        if program in self.misses_unknown:
+            return ends
+        links = sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
+        return statistics.missed + links + (ends or 0)
+
+    def _ends(self, program: str) -> int | None:
         # all ends count their missing starts in one map: told of the first of them
-        if self.starts_missed is None or program != next((name for name in self.programs if "on_end" in name), None):
-            return 0
+        ends = [name for name in self.programs if name.startswith("on_end")]
+        if self.starts_missed is None or [program] != ends[:1]:
+            return None
         return int.from_bytes(libbpf.map_lookup(self.starts_missed, bytes(4), 8), sys.byteorder)
 
 

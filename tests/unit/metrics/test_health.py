@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """metrics/health.py: the exporter's metrics of itself."""
 
+import sys
+
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
@@ -100,3 +102,33 @@ def test_openmetrics(health: Health) -> None:
     families = list(parse_openmetrics(text(health, OPENMETRICS)))  # type: ignore[no-untyped-call]  # untyped
     assert [family.name for family in families if not family.name.startswith(("ebpf_exporter_", "process_"))] == []
     assert [family.name for family in families if not family.documentation.endswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("starts_missed", "unknown", "told"),
+    [
+        (None, (), {"on_start": 7 + 5, "on_end": 7, "on_end_place_2": 7}),
+        (3, (), {"on_start": 7 + 5, "on_end": 7 + 11, "on_end_place_2": 7}),
+        (3, ("on_end", "on_end_place_2"), {"on_start": 7 + 5, "on_end": 11, "on_end_place_2": None}),
+        (None, ("on_start", "on_end"), {"on_start": None, "on_end": None, "on_end_place_2": 7}),
+    ],
+    ids=["no span", "a span", "a span of an older kernel", "an older kernel"],
+)
+def test_what_was_missed(
+    monkeypatch: pytest.MonkeyPatch,
+    health: Health,
+    starts_missed: int | None,
+    unknown: tuple[str, ...],
+    told: dict[str, int | None],
+) -> None:
+    """The kernel's number and the links'; ends without a start once for all ends, also where nothing else is known."""
+
+    def map_lookup(fd: int, key: bytes, size: int) -> bytes:
+        assert (fd, key) == (3, bytes(4))
+        return (11).to_bytes(size, sys.byteorder)
+
+    monkeypatch.setattr(libbpf, "map_lookup", map_lookup)
+    monkeypatch.setattr(libbpf, "link_missed", {20: 5, 21: 0}.get)
+    programs = dict.fromkeys(told, 9)
+    running = Running(health.running["p"].maps, programs, [("on_start", 20), ("on_start", 21)], unknown, starts_missed)
+    assert {name: running.missed(name, ProgramStatistics(1000, 1, 7)) for name in programs} == told
