@@ -427,7 +427,10 @@ def of_kernel() -> dict[str, Any]:
                 "where": OURS,
                 "metrics": {
                     f"ebpf_{entry}_lock_total": counter(
-                        flags=flags, name="args.filp.f_path.dentry.d_iname", cmd="args.cmd"
+                        flags=flags,
+                        name="str(args.filp.f_path.dentry.d_name.name, 24)",
+                        cmd="args.cmd",
+                        fs="args.filp.f_inode.i_sb.s_id",
                     )
                 },
             },
@@ -481,12 +484,13 @@ def test_arguments_of_kernel_functions(of_functions: Seen, family: str) -> None:
 
 
 def test_members_of_the_kernels_structures(of_functions: Seen, family: str) -> None:
-    """Through pointers: a number, and a text in an array."""
+    """Through pointers: a number, a text that is pointed to, and one in an array."""
     samples = of_functions[1]
     assert by(samples, "flags", f"ebpf_{family}_lock_total", cmd="6") == {"0": 107, "1026": 109}
-    names = by(samples, "name", f"ebpf_{family}_lock_total")
-    assert len(names) == 1
-    assert all(re.fullmatch(r"families-\w{6}", name) for name in names)
+    [name] = by(samples, "name", f"ebpf_{family}_lock_total")
+    assert re.fullmatch(r"families-\w{6}", name)
+    [filesystem] = by(samples, "fs", f"ebpf_{family}_lock_total")
+    assert re.fullmatch(r"\w[\w-]*", filesystem)
 
 
 def test_bit_fields_of_the_kernels_structures(of_functions: Seen, family: str) -> None:
