@@ -2,6 +2,7 @@
 """What the documents show: configs, probes and commands, for tests of whether they are good."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def files(document: str) -> dict[str, str]:
             assert name not in found, f"{document} has {name} twice"
             found[name] = content
     return found
+
+
+def write(document: str, folder: Path) -> None:
+    """Writes the probes of a document, and the scripts that it names, beside where its configs are to be."""
+    for name, content in files(document).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    for script in (ROOT / "bpf" / "examples").glob("*.bt"):
+        shutil.copy(script, folder)
 
 
 def configs(document: str) -> list[str]:

@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.documents import DOCUMENTS, configs, files
+from tests.documents import DOCUMENTS, configs, write
 from tests.kernel.conftest import lacks
 from tests.kernel.test_doctor import doctor
 
 pytestmark = pytest.mark.anywhere
 
 # words of a reason -> the mechanism that is lacking
-LACKING = {"no kprobes": "kprobe+kretprobe", "refuses the program": "fexit", "tracing programs": "fexit"}
+LACKING = {
+    "bpftrace is not installed": "bpftrace",
+    "no kprobes": "kprobe+kretprobe",
+    "tracing programs": "fexit",
+}
 
 
 @pytest.mark.parametrize(
@@ -22,9 +26,7 @@ LACKING = {"no kprobes": "kprobe+kretprobe", "refuses the program": "fexit", "tr
 )
 def test_documented_probes_run(tmp_path: Path, document: str, config: str) -> None:
     """Nothing fails but for what this kernel lacks."""
-    for name, content in files(document).items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
+    write(document, tmp_path)
     settings: dict[str, Any] = yaml.safe_load(config)
     _, found = doctor(tmp_path, settings.pop("probes"), "--seconds", "0", **settings)
     for one in found.values():

@@ -3,7 +3,6 @@
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from exporter import catalog, cli, kinds
 from exporter.config import SETTINGS
 from exporter.loader import context, script
 from exporter.probe import FAMILIES, Hook
-from tests.documents import DOCUMENTS, PROBES, ROOT, commands, configs, files
+from tests.documents import DOCUMENTS, PROBES, ROOT, commands, configs, write
 
 from .test_cli import run
 
@@ -23,11 +22,7 @@ from .test_cli import run
 )
 def test_configs_are_good(tmp_path: Path, document: str, config: str) -> None:
     """Each config that a document shows, with the probes that it shows, passes check."""
-    for name, content in files(document).items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    for script_file in (ROOT / "bpf" / "examples").glob("*.bt"):
-        shutil.copy(script_file, tmp_path)
+    write(document, tmp_path)
     path = tmp_path / "config.yaml"
     path.write_text(config)
     names = ", ".join(yaml.safe_load(config)["probes"])
