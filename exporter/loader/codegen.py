@@ -186,7 +186,15 @@ def _bucket(bounds: tuple[int, ...]) -> list[str]:
             "    u32 bucket = ceil_log2(value);",
             f"    key->bucket = bucket <= {low} ? 0 : bucket > {high} ? {high - low + 1} : bucket - {low};",
         ]
-    return ["    key->bucket = 0;", *(f"    key->bucket += value > {bound}ULL;" for bound in bounds)]
+    return [f"    key->bucket = {_search(bounds, 0, len(bounds))};"]
+
+
+def _search(bounds: tuple[int, ...], low: int, high: int) -> str:
+    """Halves the bounds until one is left: of a comparison with each, the stack would hold all results."""
+    if low == high:
+        return str(low)
+    middle = (low + high) // 2
+    return f"value <= {bounds[middle]}ULL ? ({_search(bounds, low, middle)}) : {_search(bounds, middle + 1, high)}"
 
 
 def _body(table: Table) -> str:

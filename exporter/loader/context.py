@@ -39,7 +39,7 @@ _OWN_KINDS = ("comm", "user", "pid", "cpu", "cgroup", "unit", "container")
 _LABELS_ONLY = {"user": "uid", "unit": "cgroup", "container": "cgroup"}  # and the number that a condition can have
 ARGUMENTS = tuple(f"arg{number}" for number in range(MAX_ARGUMENTS))
 _REGISTER_ARGUMENTS = 6  # of a function: those that are in registers, by whatever machine
-_ELAPSED = "elapsed"
+ELAPSED = Word(("elapsed",))
 
 _REGISTERS = "struct pt_regs"
 ARGUMENT_TYPES = {
@@ -114,7 +114,7 @@ class Context:
             return Value("number", c, signed=signed)
         if name in _LABELS_ONLY:
             return Value(name)
-        if name == _ELAPSED and self._begin:
+        if word == ELAPSED and self._begin:
             return Value("number", "bpf_ktime_get_ns() - call.began")
         try:
             return self._given(word, body)
@@ -140,7 +140,7 @@ class Context:
 
     def words(self) -> list[str]:
         """Returns all words that there are here."""
-        own = [_ELAPSED] if self._begin else []
+        own = [str(ELAPSED)] if self._begin else []
         own += ARGUMENTS[: self.arguments()] if self.family in _HAVE_ARGUMENTS else ()
         own += ["retval"] if self.family in _HAVE_RETVAL else []
         own += ["args.…"] if self.family in _HAVE_FIELDS else []
@@ -159,7 +159,7 @@ class Context:
         if name in ARGUMENTS and self.family in ("kretprobe", "uretprobe"):
             entry = self.family.replace("ret", "")
             raise ExpressionError(f"{name}: on return it is gone; attach {{start: {entry}:…, end: {self.hook}}}")
-        if name == _ELAPSED:
+        if word == ELAPSED:
             raise ExpressionError("elapsed: only between two hooks, attach: {start: …, end: …}")
         raise ExpressionError(f"{word}: no such word at {self.hook}; {one_of(name, self.words())}")
 

@@ -10,20 +10,25 @@ comparison is true where it is true of the numbers, whatever their signs. What i
 
 import dataclasses
 import ipaddress
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from exporter import kinds
 from exporter.errors import CompileError, ProbeError, Problem, one_of
-from exporter.expression import Binary, Call, Expression, ExpressionError, Node, Number, Text, Unary, Word
+from exporter.expression import Binary, Call, Expression, ExpressionError, Node, Number, Text, Unary, Word, nodes
 from exporter.kinds import MAX_STRING, Kind
 from exporter.loader import codegen
-from exporter.loader.context import Context, Value
+from exporter.loader.context import ELAPSED, Context, Value
 from exporter.loader.usdt import PLACE
 from exporter.probe import Hook, Label, Mechanism, Metric, Probe, Program, Table
 
 STACK = 512  # bytes that a BPF program has
-_SPILLED = 160  # bytes of it that are left for the compiler
+_SPILLED = 96  # bytes of it that are left for the compiler
+_SHARED = 6  # numbers that are kept for all expressions
+_REGISTERS = 4  # that keep a number while something is called
 _STRING = 64  # bytes of str(), where nothing else is said
 _CASTS = {f"{sign}{bits}": (sign == "s", bits) for sign in "su" for bits in (8, 16, 32, 64)}
 FUNCTIONS = ("str", "ip", "ksym", *_CASTS)
@@ -56,22 +61,80 @@ static __always_inline void address_of(u32 *name, u8 *to)
         __builtin_memcpy(to, name + 2, 16);
 }
 
+/*
+ * Comparisons, and what depends on them, without a branch: at each the verifier would follow both ways, and in the end
+ * every combination of them. hidden keeps the compiler from making branches of it again.
+ */
+static __always_inline u64 hidden(u64 a)
+{
+    asm volatile("" : "+r"(a));
+    return a;
+}
+
+static __always_inline u64 differ(u64 a, u64 b)
+{
+    u64 bits = a ^ b;
+    return (bits | hidden(0 - bits)) >> 63;
+}
+
+/* Hacker's Delight, 2-12: whether the subtraction borrows */
+static __always_inline u64 below(u64 a, u64 b)
+{
+    return ((~a & b) | ((~a | b) & hidden(a - b))) >> 63;
+}
+
+static __always_inline u64 signed_below(u64 a, u64 b)
+{
+    return below(a ^ 1ULL << 63, b ^ 1ULL << 63);
+}
+
+static __always_inline u64 divided(u64 a, u64 b)
+{
+    u64 good = differ(b, 0);
+    return a / (b | (good ^ 1)) & (0 - good);
+}
+
+static __always_inline u64 rest(u64 a, u64 b)
+{
+    u64 good = differ(b, 0);
+    return a % (b | (good ^ 1)) & (0 - good);
+}
+
+/* the number, if negative is 0; what is to be added to it to be 0, if it is all ones */
+static __always_inline u64 turned(u64 a, u64 negative)
+{
+    return (a ^ negative) - negative;
+}
+
+static __always_inline u64 sign(u64 a)
+{
+    return hidden(0 - (a >> 63));
+}
+
 /* a BPF processor knows no signed division */
-static __always_inline u64 magnitude(s64 a)
+static __always_inline u64 signed_divided(u64 a, u64 b)
 {
-    return a < 0 ? 0 - (u64)a : a;
+    return turned(divided(turned(a, sign(a)), turned(b, sign(b))), sign(a) ^ sign(b));
 }
 
-static __always_inline s64 signed_divided(s64 a, s64 b)
+static __always_inline u64 signed_rest(u64 a, u64 b)
 {
-    u64 result = b ? magnitude(a) / magnitude(b) : 0;
-    return (a < 0) != (b < 0) ? 0 - result : result;
+    return turned(rest(turned(a, sign(a)), turned(b, sign(b))), sign(a));
 }
 
-static __always_inline s64 signed_rest(s64 a, s64 b)
+static __always_inline u64 left(u64 a, u64 by)
 {
-    u64 result = b ? magnitude(a) % magnitude(b) : 0;
-    return a < 0 ? 0 - result : result;
+    return a << (by & 63) & (0 - below(by, 64));
+}
+
+static __always_inline u64 right(u64 a, u64 by)
+{
+    return a >> (by & 63) & (0 - below(by, 64));
+}
+
+static __always_inline u64 signed_right(u64 a, u64 by)
+{
+    return right(a ^ sign(a), by) ^ sign(a);
 }
 """
 
@@ -97,11 +160,15 @@ def _literal(value: int) -> str:
 
 @dataclass
 class Body:
-    """The statements of one C function, as they come: each word and each step is a variable, computed once."""
+    """The statements of one C function, as they come: each word and each step is a variable, computed once.
+
+    stack has the bytes that are in use at this place, peak the most that ever were.
+    """
 
     context: Context
     lines: list[str] = field(default_factory=list)
-    stack: int = 0  # bytes
+    stack: int = 0
+    peak: int = 0
     _words: dict[Word, Value] = field(default_factory=dict)
     _buffers: dict[object, str] = field(default_factory=dict)
     _count: int = 0
@@ -110,6 +177,20 @@ class Body:
         """Returns a name that is not taken."""
         self._count += 1
         return f"v{self._count}"
+
+    def takes(self, size: int) -> None:
+        """Some more of the stack is in use, to the end of the block."""
+        self.stack += size
+        self.peak = max(self.peak, self.stack)
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """What is computed within is forgotten at its end: no register and no place on the stack has to hold it."""
+        words, buffers, stack = dict(self._words), dict(self._buffers), self.stack
+        self.lines.append("{")
+        yield
+        self.lines.append("}")
+        self._words, self._buffers, self.stack = words, buffers, stack
 
     def variable(self, c: str, signed: bool = True, truth: bool = False) -> Value:
         """Returns a number that is computed by a C expression, in a variable of its own."""
@@ -147,9 +228,14 @@ class Body:
             raise ExpressionError(f"{_shown(node)} is {value.described}, where a number must be{value.hint}")
         return value
 
+    def whole(self, node: Node) -> Value:
+        """Returns what an expression gives, which must be a number; its parts have their places on the stack."""
+        self.takes(8 * max(0, held(node) - _REGISTERS))
+        return self.number(node)
+
     def truth(self, node: Node) -> str:
         """Returns, as C, whether a node is true: not 0."""
-        return self.number(node).c
+        return self.whole(node).c
 
     def _word(self, word: Word) -> Value:
         found = self._words.get(word)
@@ -200,7 +286,7 @@ class Body:
 
     def _unary(self, operator: str, operand: Value) -> Value:
         if operator == "not":
-            return self.variable(f"!{operand.c}", truth=True)
+            return self.variable(f"{_truth(operand)} ^ 1", truth=True)
         if operator == "-":
             return self.variable(f"0 - (u64){operand.c}")
         return self.variable(f"~(u64){operand.c}", operand.signed)
@@ -208,17 +294,15 @@ class Body:
     def _binary(self, operator: str, left: Value, right: Value) -> Value:
         a, b, signed = left.c, right.c, left.signed and right.signed
         if operator in ("and", "or"):
-            return self.variable(f"{a} {'&&' if operator == 'and' else '||'} {b}", truth=True)
-        if operator in ("==", "!=", "<", "<=", ">", ">="):
+            return self.variable(f"{_truth(left)} {'&' if operator == 'and' else '|'} {_truth(right)}", truth=True)
+        if operator in _COMPARISONS:
             return self.variable(_compared(operator, left, right), truth=True)
         if operator in ("<<", ">>"):
-            sign = "s64" if left.signed and operator == ">>" else "u64"
-            beyond = f"({a} < 0 ? -1 : 0)" if sign == "s64" else "0"
-            return self.variable(f"(u64){b} < 64 ? ({sign}){a} {operator} {b} : {beyond}", left.signed)
-        if operator in ("/", "%") and signed:
-            return self.variable(f"signed_{'divided' if operator == '/' else 'rest'}({a}, {b})")
+            function = "left" if operator == "<<" else "signed_right" if left.signed else "right"
+            return self.variable(f"{function}({a}, {b})", left.signed)
         if operator in ("/", "%"):
-            return self.variable(f"{b} ? (u64){a} {operator} (u64){b} : 0", False)
+            function = ("signed_" if signed else "") + ("divided" if operator == "/" else "rest")
+            return self.variable(f"{function}({a}, {b})", signed)
         return self.variable(f"(u64){a} {operator} (u64){b}", signed)
 
     def _same(self, operator: str, text: Text, other: Node) -> Value:
@@ -240,16 +324,16 @@ class Body:
         if value.type == "any" or not value.read:
             return Value("number", "0", truth=True)
         buffer = self._buffer(other, value)
-        equal = " && ".join(f"{buffer}[{at}] == {byte}" for at, byte in enumerate(wanted))
-        return self.variable(equal if operator == "==" else f"!({equal})", truth=True)
+        same = " ^ 1" if operator == "==" else ""
+        return self.variable(f"differ({_differing(buffer, wanted)}, 0){same}", truth=True)
 
     def _buffer(self, node: Node, value: Value) -> str:
         if node not in self._buffers:
             name = self._buffers[node] = f"b{len(self._buffers) + 1}"
             size = -(-value.size // 8) * 8
-            self.stack += size
+            self.takes(size)
             assert value.read is not None
-            self.lines += [f"u8 {name}[{size}] = {{}};", value.read(name, value.size)]
+            self.lines += [f"u64 {name}[{size // 8}] = {{}};", value.read(name, value.size)]
         return self._buffers[node]
 
     def label(self, expression: Expression) -> tuple[Kind, Callable[[str], str]]:
@@ -258,6 +342,7 @@ class Body:
             raise ExpressionError("what never changes is no label")
         if isinstance(expression.tree, Word) and (kind := self.context.own_kind(expression.tree)):
             return kinds.parse(kind), lambda to: ""
+        self.takes(8 * max(0, held(expression.tree) - _REGISTERS))
         value = self.value(expression.tree)
         if value.type in ("text", "address"):
             read, size = value.read, value.size
@@ -268,6 +353,35 @@ class Body:
         c = value.c or "0"
         kind = value.kind if value.type == "symbol" else "bool" if value.truth else "s64" if value.signed else "u64"
         return kinds.parse(kind), lambda to: f"{to} = {c};"
+
+
+def _differing(buffer: str, wanted: bytes) -> str:
+    """Returns what is 0 where a buffer begins with bytes.
+
+    By words and without a branch: of a branch for each byte the verifier would follow every combination.
+    """
+    words = []
+    for at in range(0, len(wanted), 8):
+        part = wanted[at : at + 8]
+        mask = int.from_bytes(b"\xff" * len(part) + bytes(8 - len(part)), sys.byteorder)
+        number = int.from_bytes(part.ljust(8, b"\0"), sys.byteorder)
+        words.append(f"(({buffer}[{at // 8}] & {mask}ULL) ^ {number}ULL)")
+    return " | ".join(words)
+
+
+def held(node: Node) -> int:
+    """Returns how many numbers there are at once, at most, while a tree is computed: its words, and its parts."""
+
+    def pending(node: Node) -> int:
+        match node:
+            case Number() | Text() | Word():
+                return 0
+            case Call(_, inner, _) | Unary(_, inner):
+                return max(1, pending(inner))
+            case Binary(_, left, right):
+                return max(1, pending(left), pending(right) + (not isinstance(left, Number | Text | Word)))
+
+    return pending(node) + len({one for one in nodes(node) if isinstance(one, Word)})
 
 
 def _shown(node: Node) -> str:
@@ -282,17 +396,28 @@ def _address(text: str) -> bytes:
     return found.packed if found.version == 6 else bytes(10) + b"\xff\xff" + found.packed
 
 
+# with a and b for the two, and what is before the comparison of numbers of one sort
+_COMPARISONS = {
+    "==": "differ({a}, {b}) ^ 1", "!=": "differ({a}, {b})", "<": "{sort}below({a}, {b})",
+    "<=": "{sort}below({b}, {a}) ^ 1", ">": "{sort}below({b}, {a})", ">=": "{sort}below({a}, {b}) ^ 1",
+}  # fmt: skip
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 
 
+def _truth(value: Value) -> str:
+    return value.c if value.truth else f"differ({value.c}, 0)"
+
+
 def _compared(operator: str, left: Value, right: Value) -> str:
+    sort = "signed_" if left.signed and right.signed else ""
     if left.signed == right.signed:
-        return f"{left.c} {operator} {right.c}"
+        return _COMPARISONS[operator].format(a=left.c, b=right.c, sort=sort)
     if not left.signed:
         return _compared(_FLIPPED[operator], right, left)
     # a signed and an unsigned number, of which only the first can be below 0
-    same = f"(u64){left.c} {operator} {right.c}"
-    return f"{left.c} < 0 || {same}" if operator in ("<", "<=", "!=") else f"{left.c} >= 0 && {same}"
+    same = _COMPARISONS[operator].format(a=left.c, b=right.c, sort="")
+    negative = f"(u64){left.c} >> 63"
+    return f"{negative} | ({same})" if operator in ("<", "<=", "!=") else f"({negative} ^ 1) & ({same})"
 
 
 @dataclass(frozen=True)
@@ -393,42 +518,83 @@ def _kinds(probe: Probe) -> list[Kind]:
     return [label.kind for metric in probe.metrics for label in metric.labels]
 
 
+def _expressions(probe: Probe) -> Iterator[Expression]:
+    """Yields those that are computed."""
+    if probe.where:
+        yield probe.where
+    for metric in probe.metrics:
+        if metric.chosen:
+            yield from ([metric.value] if metric.value else [])
+            yield from (label.value for label in metric.labels if label.value and label.chosen)
+
+
+def _conjuncts(node: Node) -> Iterator[Node]:
+    if isinstance(node, Binary) and node.operator == "and":
+        yield from _conjuncts(node.left)
+        yield from _conjuncts(node.right)
+    else:
+        yield node
+
+
+def _shared(probe: Probe) -> list[Word]:
+    """Returns the words that are computed once for all expressions: the time, which does not stand still, and of those
+    that say whether an event counts, some that are asked for again."""
+    uses = Counter(word for one in _expressions(probe) for word in {*nodes(one.tree)} if isinstance(word, Word))
+    first = [one for one in nodes(probe.where.tree) if isinstance(one, Word)] if probe.where else []
+    again = [word for word in dict.fromkeys(first) if uses[word] > 1 and word != ELAPSED]
+    return [word for word in (ELAPSED,) if uses[word]] + again[:_SHARED]
+
+
+def _typed(probe: Probe, end: Context, start: Context | None) -> Probe:
+    """Returns a probe whose labels have their kinds. What is wrong with its expressions is told with its place."""
+    if start:
+        end.start_with(Body(start))
+    metrics: list[Metric] = []
+    for metric in probe.metrics:
+        labels: list[Label] = []
+        for label in metric.labels:
+            kind = label.kind
+            if label.value:
+                with _at(label.value):
+                    kind, _ = Body(end).label(label.value)
+            labels.append(dataclasses.replace(label, kind=kind))
+        if metric.value:
+            with _at(metric.value):
+                Body(end).number(metric.value.tree)
+        metrics.append(dataclasses.replace(metric, labels=tuple(labels)))
+    return dataclasses.replace(probe, metrics=tuple(metrics))
+
+
 def _programs(probe: Probe, mechanism: Mechanism, end: Context, start: Context | None) -> tuple[Probe, int, list[str]]:
     """Returns the probe with its kinds, how many numbers a start keeps, and the functions of a mechanism."""
+    made = _typed(probe, end, start)
     body = Body(end)
     begin: Body | None = None
     if start:
         begin = Body(start)
         end.start_with(begin)
+    for word in _shared(made):
+        body.value(word)
+        body.takes(8)
     lines = body.lines
-    with _at(probe.where):
-        wanted = body.truth(probe.where.tree) if probe.where else ""
-    if wanted:
-        lines.append(f"if (!({wanted})) return 0;")
-    metrics: list[Metric] = []
-    fills: dict[tuple[str, str], Callable[[str], str]] = {}
-    values: dict[str, Value] = {}
-    for metric in probe.metrics:
-        labels: list[Label] = []
-        for label in metric.labels:
-            if label.value is None:
-                labels.append(label)
-                continue
-            with _at(label.value):
-                kind, fills[metric.name, label.name] = body.label(label.value)
-            labels.append(dataclasses.replace(label, kind=kind))
-        if metric.value:
-            with _at(metric.value):
-                values[metric.name] = body.number(metric.value.tree)
-        metrics.append(dataclasses.replace(metric, labels=tuple(labels)))
-    made = dataclasses.replace(probe, metrics=tuple(metrics))
+    if probe.where:
+        lines.append("u64 wanted;")
+        for part in _conjuncts(probe.where.tree):  # what comes after one that is not true is not computed
+            with _at(probe.where), body.block():
+                lines.append(f"wanted = {body.truth(part)};")
+            lines.append("if (!wanted) return 0;")
     for table in made.tables:
         if table.chosen:
-            lines += _counted(table, fills, values)
-            body.stack += table.fields[-1].offset + table.fields[-1].size + 16 * len(table.values) + 8
-    if body.stack > STACK - _SPILLED:
-        message = f"labels and texts take {body.stack} bytes of a program's stack, of which {STACK - _SPILLED} are free"
-        raise CompileError(f"{probe.name}: {message}: ask for shorter texts, str(…, 32), or fewer")
+            with body.block():
+                _counted(table, body)
+    if begin:
+        body.peak += 8 + 8 * len(end.kept)
+        begin.takes(8 + 16 * len(end.kept))
+        body.peak = max(body.peak, begin.peak)
+    if body.peak > STACK - _SPILLED:
+        taken = f"labels, values and texts take {body.peak} bytes of a program's stack"
+        wanted = f"{STACK - _SPILLED} are free: ask for shorter texts, str(…, 32), or fewer"
+        raise CompileError(f"{probe.name}: {taken}, of which {wanted}")
     final, *first = reversed(mechanism.programs)
     functions = []
     if begin:
@@ -450,31 +616,32 @@ def _programs(probe: Probe, mechanism: Mechanism, end: Context, start: Context |
     return made, len(end.kept), functions
 
 
-def _counted(
-    table: Table, fills: dict[tuple[str, str], Callable[[str], str]], values: dict[str, Value]
-) -> Iterator[str]:
-    yield "{"
-    yield f"struct {table.name}_key key = {{}};"
+def _counted(table: Table, body: Body) -> None:
+    """Appends what counts in a table. Each number is put where it belongs as soon as it is there."""
+    lines, size = body.lines, len(table.values)
+    body.takes(table.fields[-1].offset + table.fields[-1].size + 24 * size + 16)
+    lines.append(f"struct {table.name}_key key = {{}};")
     for label in table.labels:
-        if fill := fills[table.metrics[0].name, label.name]("key." + label.name):
-            yield fill
-    numbers = []
-    conditions = []
-    for metric in table.metrics:
-        value = values.get(metric.name)
-        if value is None:
+        if label.value:
+            with _at(label.value), body.block():
+                if fill := body.label(label.value)[1]("key." + label.name):
+                    lines.append(fill)
+    numbers: list[str] = []
+    scale = ""
+    for at, metric in enumerate(table.metrics):
+        if metric.value is None or not metric.chosen:
             numbers.append("1")
-        elif table.keep or not value.signed:
-            numbers.append(value.c)
-        elif table.histogram:  # what is below 0 has no place on its scale
-            conditions.append(f"{value.c} >= 0")
-            numbers.append(value.c)
-        else:  # what only goes up can't be given what is below 0
-            numbers.append(f"({value.c} < 0 ? 0 : {value.c})")
-    if conditions:
-        yield f"if ({' && '.join(conditions)})"
-    yield f"{codegen.function(table)}(&key, {', '.join(numbers)});"
-    yield "}"
+            continue
+        lines.append(f"u64 n{at};")
+        with _at(metric.value), body.block():
+            value = body.whole(metric.value.tree)
+            # what only goes up can't be given what is below 0
+            down = value.signed and metric.type == "counter"
+            lines.append(f"n{at} = {value.c} < 0 ? 0 : {value.c};" if down else f"n{at} = {value.c};")
+            if value.signed and table.histogram:  # what is below 0 has no place on its scale
+                scale = f"if ((s64)n{at} >= 0) "
+        numbers.append(f"n{at}")
+    lines.append(f"{scale}{codegen.function(table)}(&key, {', '.join(numbers)});")
 
 
 def _start(name: str, argument: str, begin: Body, kept: list[str]) -> str:
