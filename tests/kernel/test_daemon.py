@@ -269,17 +269,12 @@ def test_the_exporters_own_metrics(tmp_path: Path, workload: Workload) -> None:
     assert count(samples, "ebpf_exporter_program_run_seconds_total", probe="file_opens") > 0
 
 
-def test_the_readmes_probe_of_ones_own(tmp_path: Path) -> None:
+def test_the_readmes_probe_of_ones_own() -> None:
     """The example in the README, copied from it letter by letter, counts 19 signals."""
     text = (ROOT / "README.md").read_text()
     section = text[text.index("## A probe of your own") : text.index("## When something is missing")]
-    declared, c, config = re.findall(r"```(?:yaml|c)\n(.*?)```", section, re.DOTALL)
-    folder = tmp_path / "probes"
-    folder.mkdir()
-    (folder / "signals.yaml").write_text(declared)
-    (folder / "signals.c").write_text(c)
-    assert yaml.safe_load(config) == {"probe_folders": ["probes"], "probes": {"signals": {}}}
-    with Daemon({"signals": {}}, folder=folder) as daemon:
+    (config,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    with Daemon(yaml.safe_load(config)["probes"]) as daemon:
         script = "import os, signal; open('/proc/self/comm', 'w').write('signaller')\n"
         script += "for _ in range(19): os.kill(os.getpid(), signal.SIGWINCH)"
         subprocess.run(["/usr/bin/python3", "-c", script], check=True)
