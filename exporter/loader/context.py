@@ -93,6 +93,13 @@ class Context:
         self.kept: list[str] = []  # what the start of a span keeps for its end, as C at the start
         self._begin: Body | None = None
 
+    @property
+    def of_program(self) -> bool:
+        """Whether addresses here are those of a program in user space, and never to be read as the kernel's."""
+        return self.family in ("uprobe", "uretprobe", "usdt") or (
+            self.family == "tracepoint" and self.hook.target.startswith("syscalls:")
+        )
+
     def start_with(self, begin: "Body") -> None:
         """This is the end of a span: there is an elapsed time, and what only the start knows can be kept."""
         self._begin = begin
@@ -222,7 +229,14 @@ class Registers(Context):
             btf = _btf()
             near = did_you_mean(nearest(self.hook.target, btf.functions())) if btf else ""
             raise ExpressionError(f"{word}: this kernel has no BTF of {self.hook.target}; use arg0 to arg5{near}")
-        return _parameter(function, word, body, lambda number: f"PT_REGS_PARM{number + 1}(ctx)")
+        places = _slots(function)
+
+        def register(number: int) -> str:
+            if places[number] != number or number >= _REGISTER_ARGUMENTS:
+                raise ExpressionError(f"{word}: is not in a register by its number; attach fentry:{function.name}")
+            return f"PT_REGS_PARM{number + 1}(ctx)"
+
+        return _parameter(function, word, body, register)
 
 
 class Traced(Context):
@@ -241,13 +255,13 @@ class Traced(Context):
         return min(len(self._function.parameters), len(ARGUMENTS))
 
     def given(self, number: int, body: "Body") -> Value:
-        return _cast(self._function.parameters[number][1], f"ctx[{number}]")
+        return _cast(self._function.parameters[number][1], f"ctx[{_slots(self._function)[number]}]")
 
     def returned(self) -> Value:
-        return _cast(self._function.returns, f"ctx[{len(self._function.parameters)}]")
+        return _cast(self._function.returns, f"ctx[{_slots(self._function)[-1]}]")
 
     def member(self, word: Word, body: "Body") -> Value:
-        return _parameter(self._function, word, body, lambda number: f"ctx[{number}]")
+        return _parameter(self._function, word, body, lambda number: f"ctx[{_slots(self._function)[number]}]")
 
     def fields(self, near: str = "") -> str:
         return _has(self.hook.target, [name for name, _ in self._function.parameters], near)
@@ -361,6 +375,14 @@ def _cast(type_: Type, c: str) -> Value:
         return Value("bytes", size=type_.size)
     sign = "s" if type_.signed else "u"
     return Value("number", f"({sign}{8 * type_.size}){c}", signed=type_.signed or type_.size < 8)
+
+
+def _slots(function: Function) -> list[int]:
+    """Returns where each parameter begins among words of 64 bits, and the return value: a struct may take several."""
+    places = [0]
+    for _, type_ in function.parameters:
+        places.append(places[-1] + (-(-type_.size // 8) if type_.kind == "struct" else 1))
+    return places
 
 
 def _parameter(function: Function, word: Word, body: "Body", argument: Callable[[int], str]) -> Value:

@@ -43,6 +43,12 @@ static __always_inline void read_string(void *to, u32 size, u64 from)
         bpf_probe_read_user_str(to, size, (void *)from);
 }
 
+/* what a program says is an address is its own: it may name one of the kernel's, to have that read */
+static __always_inline void read_user_string(void *to, u32 size, u64 from)
+{
+    bpf_probe_read_user_str(to, size, (void *)from);
+}
+
 /* four bytes in the order of the network, as they are in memory: as an address of IPv6 */
 static __always_inline void mapped(u8 *to, u32 four)
 {
@@ -262,9 +268,8 @@ class Body:
                 wanted = size if call.size is not None else inner.size
                 return dataclasses.replace(inner, size=wanted if inner.grows else min(wanted, inner.size))
             address = self.number(call.argument)
-            return Value(
-                "text", size=size, grows=True, read=lambda to, size: f"read_string({to}, {size}, {address.c});"
-            )
+            reads = "read_user_string" if self.context.of_program else "read_string"
+            return Value("text", size=size, grows=True, read=lambda to, size: f"{reads}({to}, {size}, {address.c});")
         if call.function == "ip":
             return self._ip(call)
         if call.function == "ksym":
@@ -600,7 +605,7 @@ def _programs(probe: Probe, mechanism: Mechanism, end: Context, start: Context |
     if begin:
         functions.append(_start(first[0].name, start.argument if start else "", begin, end.kept))
         lines[:0] = [
-            "u64 thread = bpf_get_current_pid_tgid();",
+            "u64 thread = bpf_get_current_pid_tgid() ?: ~(u64)bpf_get_smp_processor_id();",
             "struct start *found = starts.lookup(&thread), call;",
             "if (!found) {",
             "    int first = 0;",
@@ -647,7 +652,7 @@ def _counted(table: Table, body: Body) -> None:
 def _start(name: str, argument: str, begin: Body, kept: list[str]) -> str:
     lines = [
         *begin.lines,
-        "u64 thread = bpf_get_current_pid_tgid();",
+        "u64 thread = bpf_get_current_pid_tgid() ?: ~(u64)bpf_get_smp_processor_id();",
         "struct start call = {};",
         *(f"call.kept[{at}] = {c};" for at, c in enumerate(kept)),
         "call.began = bpf_ktime_get_ns();",

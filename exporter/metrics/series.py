@@ -99,6 +99,8 @@ class Series:
             if winners:
                 self._displace(winners)
         self._budget.end_read()
+        if self._merges and len(self._of_key) > _MOST_KEYS + self._limit * self._slots:
+            self._of_key.clear()  # their series are found again by their text
 
     def _displace(self, winners: list[tuple[bytes, int]]) -> None:
         places: dict[str, tuple[bytes, int]] = {}
@@ -168,7 +170,12 @@ class Series:
                 return self._number(self._text.other(), b"") * self._slots + self._bucket(key)
             self._budget.seen(self._without_bucket(key), amount)
             return self._bounded_slot(key[: self.table.bounded_size])
-        slot = self._of_key[key] = self._slot(self._text.own(key), key)
+        text = self._text.own(key)
+        if not self._text.all_bounded and text == self._text.bounded(key):  # whoever calls itself (other)
+            slot = self._bounded_slot(key[: self.table.bounded_size])
+        else:
+            slot = self._slot(text, key)
+        self._of_key[key] = slot
         return slot
 
     def _shares(self, key: bytes) -> bool:
@@ -220,6 +227,7 @@ class Series:
 
 
 _UNSET = -(2**63)  # of a gauge, which has had no value yet
+_MOST_KEYS = 65_536  # of merging series: cgroups come and go
 _BLOCK = 16  # series; of what did not change, the text is kept in pieces of so many
 
 
