@@ -26,7 +26,7 @@ from exporter.loader.usdt import PLACE
 from exporter.probe import Hook, Label, Mechanism, Metric, Probe, Program, Table
 
 STACK = 512  # bytes that a BPF program has
-_SPILLED = 96  # bytes of it that are left for the compiler
+_SPILLED = 128  # bytes of it that are left for the compiler
 _SHARED = 6  # numbers that are kept for all expressions
 _REGISTERS = 4  # that keep a number while something is called
 _STRING = 64  # bytes of str(), where nothing else is said
@@ -34,6 +34,8 @@ _CASTS = {f"{sign}{bits}": (sign == "s", bits) for sign in "su" for bits in (8, 
 FUNCTIONS = ("str", "ip", "ksym", *_CASTS)
 
 HELPERS = r"""
+typedef u64 __attribute__((may_alias)) text_word;
+
 /* the address says whose memory it is: the kernel's have their highest bit set */
 static __always_inline void read_string(void *to, u32 size, u64 from)
 {
@@ -168,13 +170,16 @@ def _literal(value: int) -> str:
 class Body:
     """The statements of one C function, as they come: each word and each step is a variable, computed once.
 
-    stack has the bytes that are in use at this place, peak the most that ever were.
+    stack has the bytes that are in use at this place, peak the most that ever were. Texts are read into slices of one
+    array, ``texts``: of arrays of their own the compiler would not lay all upon another that could be.
     """
 
     context: Context
     lines: list[str] = field(default_factory=list)
     stack: int = 0
     peak: int = 0
+    words: int = 0  # of 8 bytes, of texts at this place
+    most_words: int = 0
     _words: dict[Word, Value] = field(default_factory=dict)
     _buffers: dict[object, str] = field(default_factory=dict)
     _count: int = 0
@@ -192,11 +197,11 @@ class Body:
     @contextmanager
     def block(self) -> Iterator[None]:
         """What is computed within is forgotten at its end: no register and no place on the stack has to hold it."""
-        words, buffers, stack = dict(self._words), dict(self._buffers), self.stack
+        before = dict(self._words), dict(self._buffers), self.stack, self.words
         self.lines.append("{")
         yield
         self.lines.append("}")
-        self._words, self._buffers, self.stack = words, buffers, stack
+        self._words, self._buffers, self.stack, self.words = before
 
     def variable(self, c: str, signed: bool = True, truth: bool = False) -> Value:
         """Returns a number that is computed by a C expression, in a variable of its own."""
@@ -335,10 +340,12 @@ class Body:
     def _buffer(self, node: Node, value: Value) -> str:
         if node not in self._buffers:
             name = self._buffers[node] = f"b{len(self._buffers) + 1}"
-            size = -(-value.size // 8) * 8
-            self.takes(size)
+            size = -(-value.size // 8)
             assert value.read is not None
-            self.lines += [f"u64 {name}[{size // 8}] = {{}};", value.read(name, value.size)]
+            self.lines += [f"text_word *{name} = texts + {self.words};", f"__builtin_memset({name}, 0, {8 * size});"]
+            self.lines.append(value.read(name, value.size))
+            self.words += size
+            self.most_words = max(self.most_words, self.words)
         return self._buffers[node]
 
     def label(self, expression: Expression) -> tuple[Kind, Callable[[str], str]]:
@@ -587,7 +594,9 @@ def _programs(probe: Probe, mechanism: Mechanism, end: Context, start: Context |
         for part in _conjuncts(probe.where.tree):  # what comes after one that is not true is not computed
             with _at(probe.where), body.block():
                 lines.append(f"wanted = {body.truth(part)};")
-            lines.append("if (!wanted) return 0;")
+                lines.append("if (!wanted) return 0;")
+    before, body.most_words = body.most_words, 0
+    lines.append("texts = memory.counted.texts;")
     for table in made.tables:
         if table.chosen:
             with body.block():
@@ -596,10 +605,16 @@ def _programs(probe: Probe, mechanism: Mechanism, end: Context, start: Context |
         body.peak += 8 + 8 * len(end.kept)
         begin.takes(8 + 16 * len(end.kept))
         body.peak = max(body.peak, begin.peak)
-    if body.peak > STACK - _SPILLED:
-        taken = f"labels, values and texts take {body.peak} bytes of a program's stack"
+    tables = [table for table in made.tables if table.chosen]
+    keys = max((table.fields[-1].offset + table.fields[-1].size for table in tables), default=0)
+    taken = body.peak + max(8 * before, 8 * body.most_words + keys)
+    if taken > STACK - _SPILLED:
+        words = f"labels, values and texts take {taken} bytes of a program's stack"
         wanted = f"{STACK - _SPILLED} are free: ask for shorter texts, str(…, 32), or fewer"
-        raise CompileError(f"{probe.name}: {taken}, of which {wanted}")
+        raise CompileError(f"{probe.name}: {words}, of which {wanted}")
+    union = " ".join(f"struct {table.name}_key {table.name};" for table in tables)
+    counted = f"struct {{ union {{ {union} }} keys; text_word texts[{body.most_words}]; }} counted;"
+    lines[:0] = [f"union {{ text_word texts[{before}]; {counted} }} memory;", "text_word *texts = memory.texts;"]
     final, *first = reversed(mechanism.programs)
     functions = []
     if begin:
@@ -624,12 +639,15 @@ def _programs(probe: Probe, mechanism: Mechanism, end: Context, start: Context |
 def _counted(table: Table, body: Body) -> None:
     """Appends what counts in a table. Each number is put where it belongs as soon as it is there."""
     lines, size = body.lines, len(table.values)
-    body.takes(table.fields[-1].offset + table.fields[-1].size + 24 * size + 16)
-    lines.append(f"struct {table.name}_key key = {{}};")
+    body.takes(24 * size + 16)
+    lines += [
+        f"struct {table.name}_key *key = &memory.counted.keys.{table.name};",
+        "__builtin_memset(key, 0, sizeof(*key));",
+    ]
     for label in table.labels:
         if label.value:
             with _at(label.value), body.block():
-                if fill := body.label(label.value)[1]("key." + label.name):
+                if fill := body.label(label.value)[1]("key->" + label.name):
                     lines.append(fill)
     numbers: list[str] = []
     scale = ""
@@ -646,7 +664,7 @@ def _counted(table: Table, body: Body) -> None:
             if value.signed and table.histogram:  # what is below 0 has no place on its scale
                 scale = f"if ((s64)n{at} >= 0) "
         numbers.append(f"n{at}")
-    lines.append(f"{scale}{codegen.function(table)}(&key, {', '.join(numbers)});")
+    lines.append(f"{scale}{codegen.function(table)}(key, {', '.join(numbers)});")
 
 
 def _start(name: str, argument: str, begin: Body, kept: list[str]) -> str:

@@ -68,7 +68,7 @@ def computed(cases: Sequence[Case], folder: Path) -> list[tuple[int, bool]]:
         body = Body(Inputs(Hook("tracepoint", "a:b")))
         value = body.number(case.tree)
         signs.append(value.signed)
-        lines = "\n".join(body.lines)
+        lines = "\n".join([f"text_word texts[{body.most_words + 1}];", *body.lines])
         functions.append(f"static u64 tree_{at}(const u64 *ctx)\n{{\n{lines}\nreturn {value.c};\n}}\n")
         numbers = ", ".join(f"{wrapped(number, False)}ULL" for number in case.numbers)
         text = "".join(f"\\x{byte:02x}" for byte in case.comm.encode())
