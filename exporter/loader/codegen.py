@@ -240,5 +240,9 @@ def _body(table: Table) -> str:
         lines += ["    if (!over_at)", f"        over_at = {name}_rest.lookup(&half);"]
     else:
         lines.append(f"    over_at = {name}_rest.lookup(&half);")
+    if table.keep == "max":  # the last cell begins with 0, which is more than some
+        lines += [
+            f"    if (over_at && !over_at->events) over_at->v[{at}] = {amount};" for at, amount in enumerate(added)
+        ]
     lines += ["    if (over_at) {", *count("over_at", " " * 8, "lock_xadd(&over_at->events, 1);"), "    }", "}"]
     return "\n".join(lines) + "\n"

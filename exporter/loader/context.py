@@ -96,9 +96,10 @@ class Context:
     @property
     def of_program(self) -> bool:
         """Whether addresses here are those of a program in user space, and never to be read as the kernel's."""
-        return self.family in ("uprobe", "uretprobe", "usdt") or (
+        own = self.family in ("uprobe", "uretprobe", "usdt") or (
             self.family == "tracepoint" and self.hook.target.startswith("syscalls:")
         )
+        return own or (self._begin is not None and self._begin.context.of_program)
 
     def start_with(self, begin: "Body") -> None:
         """This is the end of a span: there is an elapsed time, and what only the start knows can be kept."""

@@ -29,27 +29,13 @@ STACK = 512  # bytes that a BPF program has
 _SPILLED = 128  # bytes of it that are left for the compiler
 _SHARED = 6  # numbers that are kept for all expressions
 _REGISTERS = 4  # that keep a number while something is called
+_MOST = 2**63 - 1
 _STRING = 64  # bytes of str(), where nothing else is said
 _CASTS = {f"{sign}{bits}": (sign == "s", bits) for sign in "su" for bits in (8, 16, 32, 64)}
-FUNCTIONS = ("str", "ip", "ksym", *_CASTS)
+FUNCTIONS = ("str", "ustr", "ip", "ksym", *_CASTS)
 
 HELPERS = r"""
 typedef u64 __attribute__((may_alias)) text_word;
-
-/* the address says whose memory it is: the kernel's have their highest bit set */
-static __always_inline void read_string(void *to, u32 size, u64 from)
-{
-    if ((s64)from < 0)
-        bpf_probe_read_kernel_str(to, size, (void *)from);
-    else
-        bpf_probe_read_user_str(to, size, (void *)from);
-}
-
-/* what a program says is an address is its own: it may name one of the kernel's, to have that read */
-static __always_inline void read_user_string(void *to, u32 size, u64 from)
-{
-    bpf_probe_read_user_str(to, size, (void *)from);
-}
 
 /* four bytes in the order of the network, as they are in memory: as an address of IPv6 */
 static __always_inline void mapped(u8 *to, u32 four)
@@ -258,23 +244,25 @@ class Body:
         return found
 
     def _call(self, call: Call) -> Value:
-        if call.size is not None and call.function != "str":
+        if call.size is not None and call.function not in ("str", "ustr"):
             raise ExpressionError(f"{call.function} takes one value")
         if call.function in _CASTS:
             signed, bits = _CASTS[call.function]
             inner = self.number(call.argument)
             return self.variable(f"({'s' if signed else 'u'}{bits}){inner.c}", signed or bits < 64)
-        if call.function == "str":
+        if call.function in ("str", "ustr"):
             size = _STRING if call.size is None else call.size
             if not 2 <= size <= MAX_STRING:
-                raise ExpressionError(f"str: {size} bytes; from 2 to {MAX_STRING} are allowed")
+                raise ExpressionError(f"{call.function}: {size} bytes; from 2 to {MAX_STRING} are allowed")
             inner = self.value(call.argument)
             if inner.type == "text":  # it is one already
                 wanted = size if call.size is not None else inner.size
                 return dataclasses.replace(inner, size=wanted if inner.grows else min(wanted, inner.size))
             address = self.number(call.argument)
-            reads = "read_user_string" if self.context.of_program else "read_string"
-            return Value("text", size=size, grows=True, read=lambda to, size: f"{reads}({to}, {size}, {address.c});")
+            # never by the address itself: a program may name one of the kernel's, to have that read
+            whose = "user" if call.function == "ustr" or self.context.of_program else "kernel"
+            how = f"bpf_probe_read_{whose}_str({{to}}, {{size}}, (void *){address.c});"
+            return Value("text", size=size, grows=True, read=lambda to, size: how.format(to=to, size=size))
         if call.function == "ip":
             return self._ip(call)
         if call.function == "ksym":
@@ -286,6 +274,9 @@ class Body:
         inner = self.value(call.argument)
         if inner.type == "any":
             return Value("address", size=16, read=lambda to, size: "")
+        if inner.type == "number" and not inner.signed:
+            shown = _shown(call.argument)
+            raise ExpressionError(f"ip: {shown} has 64 bits; u32({shown}) has the 32 of an address")
         if inner.type == "number":
             c = inner.c
             return Value("address", size=16, read=lambda to, size: f"mapped((u8 *){to}, {c});")
@@ -659,12 +650,24 @@ def _counted(table: Table, body: Body) -> None:
         with _at(metric.value), body.block():
             value = body.whole(metric.value.tree)
             # what only goes up can't be given what is below 0
-            down = value.signed and metric.type == "counter"
-            lines.append(f"n{at} = {value.c} < 0 ? 0 : {value.c};" if down else f"n{at} = {value.c};")
+            lines.append(f"n{at} = {_bounded(value, metric)};")
             if value.signed and table.histogram:  # what is below 0 has no place on its scale
                 scale = f"if ((s64)n{at} >= 0) "
         numbers.append(f"n{at}")
     lines.append(f"{scale}{codegen.function(table)}(key, {', '.join(numbers)});")
+
+
+def _bounded(value: Value, metric: Metric) -> str:
+    """Returns a value as its metric can have it: what only goes up nothing below 0, a gauge 64 bits with a sign."""
+    if metric.type == "counter" and value.signed:
+        return f"{value.c} < 0 ? 0 : {value.c}"
+    if metric.type == "gauge":  # -2**63 is a gauge that has no value yet
+        return (
+            f"{value.c} < -{_MOST}LL ? -{_MOST}LL : {value.c}"
+            if value.signed
+            else f"{value.c} > {_MOST}ULL ? {_MOST}ULL : {value.c}"
+        )
+    return value.c
 
 
 def _start(name: str, argument: str, begin: Body, kept: list[str]) -> str:

@@ -510,3 +510,31 @@ def test_what_kernel_functions_returned(of_functions: Seen, family: str) -> None
     assert found(samples, f"ebpf_{family}_span_total", "flags", "result") == {("0", EBADF): 107, ("1026", "0"): 109}
     if family == "fentry":
         assert found(samples, "ebpf_fexit_lock_total", "flags", "result") == {("0", EBADF): 107, ("1026", "0"): 109}
+
+
+def test_a_program_cannot_have_the_kernels_memory_read() -> None:
+    """An address of the kernel's, passed to a system call, reads as nothing; one of the program's own as its text."""
+    probes = {
+        "opened": {
+            "attach": "tracepoint:syscalls:sys_enter_openat",
+            "where": "comm == 'spy'",
+            "metrics": {
+                "ebpf_opened_total": {"type": "counter", "help": "A test.", "labels": {"file": "str(args.filename)"}}
+            },
+        }
+    }
+    with Daemon(probes) as daemon:
+        script = (
+            "import ctypes, os, platform\nlibc = ctypes.CDLL(None)\n"
+            "openat = {'x86_64': 257, 'aarch64': 56}[platform.machine()]\n"
+            "addresses = [int(line.split()[0], 16) for line in open('/proc/kallsyms') if ' linux_banner' in line]\n"
+            "addresses += [0xffffffff82000000 + 4096 * page for page in range(50)]\n"
+            "own = ctypes.create_string_buffer(b'/own')\nopen('/proc/self/comm', 'w').write('spy')\n"
+            "for one in [*addresses, ctypes.addressof(own)]: libc.syscall(openat, -100, ctypes.c_void_p(one), 0)\n"
+            "os._exit(0)"
+        )
+        subprocess.run(["/usr/bin/python3", "-c", script], check=True)
+        files = by(daemon.samples(), "file", "ebpf_opened_total")
+    assert files["/own"] == 1
+    assert set(files) == {"/own", ""}
+    assert files[""] >= 50
