@@ -160,7 +160,7 @@ def _declaration(
                         "type": {"enum": ["counter", "gauge", "histogram"]},
                         "help": {"type": "string", "minLength": 1, "description": "a sentence"},
                         "default": {"type": "boolean", "description": "true or false"},
-                        "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a factor such as 1e-9"},
+                        "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a factor such as 1.0e-9"},
                         "keep": {"enum": ["last", "max"]},
                         "exponents": {
                             "type": "array",
@@ -391,8 +391,9 @@ def _expression(declared: Document, where: Where, text: str | int | None, proble
         return None
     try:
         tree = parse(str(text))
-    except ExpressionError as error:
-        problems.append(declared.problem(where, str(error)))
+    except (ExpressionError, ValueError) as error:  # of a number that is too long to be written
+        message = str(error) if isinstance(error, ExpressionError) else "a number is beyond 64 bits"
+        problems.append(declared.problem(where, message))
         return None
     return Expression(tree, str(text), declared.problem(where, ""))
 
@@ -442,8 +443,8 @@ def _metric(declared: Document, name: str, scripted: bool, problems: list[Proble
         problems.append(declared.problem(where, f"a {kind} needs a value: such as {{value: retval}}"))
     if "keep" in value and kind != "gauge":
         problems.append(declared.problem((*where, "keep"), "is for gauges"))
-    if not math.isfinite(value.get("scale", 1.0)):
-        problems.append(declared.problem((*where, "scale"), "expected a factor such as 1e-9"))
+    if not _finite(value.get("scale", 1.0)):
+        problems.append(declared.problem((*where, "scale"), "expected a factor such as 1.0e-9"))
         return Metric(name, kind, value["help"], tuple(labels))
     elapsed = given is not None and given.tree == Word(("elapsed",))
     scale = float(value.get("scale", 1e-9 if elapsed else 1.0))
@@ -468,6 +469,13 @@ def _metric(declared: Document, name: str, scripted: bool, problems: list[Proble
     )
 
 
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def _bounds(
     declared: Document, where: Where, scale: float, default: tuple[int, int] | None, problems: list[Problem]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -481,7 +489,7 @@ def _bounds(
     if "exponents" in value and bounds:
         problems.append(declared.problem(where, "has exponents and bounds: one of them is enough"))
     if bounds:
-        if not all(map(math.isfinite, bounds)) or any(low >= high for low, high in pairwise(bounds)):
+        if not all(map(_finite, bounds)) or any(low >= high for low, high in pairwise(bounds)):
             problems.append(declared.problem((*where, "bounds"), "each is to be above the one before"))
             return (), ()
         # the kernel's numbers are whole: what is at most 2.5 is at most 2
@@ -559,6 +567,9 @@ def _clashes(probe: Probe, declared: Document) -> list[Problem]:
         other = shorts.setdefault(metric.short_name, metric.name)
         if other != metric.name:
             problems.append(declared.problem(where, f"in C both this and {other} are {metric.short_name}: rename one"))
+        for name in (one.short_name for one in probe.metrics):
+            if re.fullmatch(rf"{re.escape(name)}_(0|1|over|rest)(_.*)?", metric.short_name):
+                problems.append(declared.problem(where, f"in C this is the name of a map of ebpf_{name}: rename one"))
         for label in metric.labels:
             place = (*where, "labels", label.name)
             if label.name in _C_KEYWORDS:

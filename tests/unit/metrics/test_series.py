@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import cgroups
+from exporter import cgroups, kinds
 from exporter.metrics.series import Series
 from exporter.probe import OTHER, Table
 
@@ -145,7 +145,35 @@ def test_a_process_that_is_called_other() -> None:
     io(series, 0, OTHER, 1)
     io(series, 0, "b", 2)
     io(series, 0, OTHER, 4)
-    assert calls(series) == {("read", OTHER): 3.0}
+    assert calls(series) == {("read", OTHER): 2.0, ("read", "b"): 1.0}  # it takes nobody's place in the budget
+
+
+def test_nobody_is_lost_with_a_process_that_is_called_other() -> None:
+    """With the budget full, and the series of that name where all others are folded, every sum goes on."""
+    series = Series(IO, 2)
+    names = [OTHER, "a", "b", "c", "d"]
+    total = 0.0
+    for read in range(12):
+        amounts = {OTHER: 1, "a": 50, "b": 40, "c": 1 if read < 4 else 500, "d": 3}
+        total += sum(amounts.values())
+        for name in names:
+            io(series, 0, name, amounts[name])
+        series.settle()
+        assert sum(samples(text(series))["ebpf_bytes_total"].values()) == total
+    assert ("read", "c") in calls(series)
+
+
+def test_keys_that_share_a_series_are_forgotten_beyond_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cgroups come and go; what they counted stays, and so do the series."""
+    monkeypatch.setattr("exporter.metrics.series._MOST_KEYS", 10)
+    monkeypatch.setattr("exporter.kinds._DECODERS", kinds._DECODERS | {"unit": lambda *_: "one.service"})
+    table = Table((counter("ebpf_units_total", label("unit", "unit")),))
+    series = Series(table, 5)
+    for number in range(100):
+        series.add(key(table, unit=number), numbers(1))
+        series.settle()
+    assert text(series) == 'ebpf_units_total{unit="one.service"} 100\n'
+    assert len(series._of_key) <= 16
 
 
 def test_overflow_keeps_bounded_labels() -> None:
