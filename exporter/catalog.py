@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "bpf"
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "a list of labels and metrics"}
 _HOOK_NAME = {
     "type": "string",
-    "pattern": rf"^(({'|'.join(FAMILIES[:-1])}):\S+|xdp)$(?!\n)",
+    "pattern": rf"^(({'|'.join(FAMILIES[:-1])}):[^\s\x00-\x1f\x7f]+|xdp)$(?!\n)",
     "description": f"a hook such as tracepoint:sched:sched_process_exec; families: {', '.join(FAMILIES)}",
 }
 _HOOK = {
@@ -489,7 +489,8 @@ def _bounds(
     if "exponents" in value and bounds:
         problems.append(declared.problem(where, "has exponents and bounds: one of them is enough"))
     if bounds:
-        if not all(map(_finite, bounds)) or any(low >= high for low, high in pairwise(bounds)):
+        # as the page has them: above 2**53 neighbours are the same
+        if not all(map(_finite, bounds)) or any(float(low) >= float(high) for low, high in pairwise(bounds)):
             problems.append(declared.problem((*where, "bounds"), "each is to be above the one before"))
             return (), ()
         # the kernel's numbers are whole: what is at most 2.5 is at most 2
@@ -503,7 +504,16 @@ def _bounds(
     first, last = exponents
     if first > last:
         problems.append(declared.problem((*where, "exponents"), "the first is above the last"))
+    if not math.isfinite(2**last * scale):
+        problems.append(declared.problem((*where, "scale"), "takes the last bound beyond all numbers"))
     return powers_of_two(first, last, scale)
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 _TARGETS = {
