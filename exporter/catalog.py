@@ -469,13 +469,6 @@ def _metric(declared: Document, name: str, scripted: bool, problems: list[Proble
     )
 
 
-def _finite(number: float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # a whole number beyond all floats
-        return False
-
-
 def _bounds(
     declared: Document, where: Where, scale: float, default: tuple[int, int] | None, problems: list[Problem]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -83,8 +83,8 @@ HEAVY: dict[str, dict[str, Any]] = {
     "words for labels": {
         "metrics": _counter(
             dict.fromkeys(
-                "key bytes current bool true u32 likely errno min value first half texts memory wanted v1 b1 n0 pt_regs "
-                "task_struct size_t".split(),
+                "key bytes current bool true u32 likely errno min value first half texts memory wanted v1 b1 n0 "
+                "pt_regs task_struct size_t".split(),
                 "pid",
             )
         )
