@@ -602,7 +602,7 @@ def _programs(probe: Probe, mechanism: Mechanism, end: Context, start: Context |
     if taken > STACK - _SPILLED:
         words = f"labels, values and texts take {taken} bytes of a program's stack"
         wanted = f"{STACK - _SPILLED} are free: ask for shorter texts, str(…, 32), or fewer"
-        raise CompileError(f"{probe.name}: {words}, of which {wanted}")
+        raise CompileError(f"{words}, of which {wanted}")
     union = " ".join(f"struct {table.name}_key {table.name};" for table in tables)
     counted = f"struct {{ union {{ {union} }} keys; text_word texts[{body.most_words}]; }} counted;"
     lines[:0] = [f"union {{ text_word texts[{before}]; {counted} }} memory;", "text_word *texts = memory.texts;"]
