@@ -109,7 +109,7 @@ def test_spans_and_alternatives(write: Write) -> None:
             "args.family == 2",
             "strr(args.x) == ''",
             "4: probes.resets.where: strr: no such function; did you mean 'str'? "
-            "allowed: str, ip, ksym, s8, s16, s32, s64, u8, u16, u32, u64",
+            "allowed: str, ustr, ip, ksym, s8, s16, s32, s64, u8, u16, u32, u64",
         ),
         (
             "args.dport",
@@ -275,7 +275,7 @@ def test_gauges(write: Write, declared: str, keep: str) -> None:
         ("bounds: [1.0e+20]", ".bounds", "the last is beyond 64 bits in the kernel's unit"),
         ("bounds: [1], exponents: [1, 2]", "", "has exponents and bounds: one of them is enough"),
         ("exponents: [3, 2]", ".exponents", "the first is above the last"),
-        (f"scale: {10**400}", ".scale", "expected a factor such as 1e-9"),
+        (f"scale: {10**400}", ".scale", "expected a factor such as 1.0e-9"),
         ("scale: 1.0e+308", ".scale", "takes the last bound beyond all numbers"),
     ],
 )
