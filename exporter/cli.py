@@ -5,6 +5,7 @@ import argparse
 import logging
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -137,6 +138,7 @@ def _doctor(wanted: supervisor.Plan, seconds: float, as_json: bool) -> int:
     """Prints what each probe does here. Returns the exit code."""
     from exporter import doctor
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: what it started ends with it
     found = doctor.examine(wanted, seconds)
     print(doctor.as_json(found) if as_json else doctor.table(found, shutil.get_terminal_size((100, 24)).columns))
     return 0 if all(one.good for one in found) else 1

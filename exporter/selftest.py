@@ -4,14 +4,18 @@
 No shell reads it: its words are those of execve(2). It runs as who asked (root), with nothing of the caller's but that.
 """
 
+import contextlib
 import fcntl
+import functools
 import os
 import select
 import signal
 import subprocess
 import termios
 import time
+from collections.abc import Iterator
 
+from exporter import child
 from exporter.probe import Selftest
 
 ENVIRONMENT = {
@@ -43,10 +47,12 @@ def _plain(selftest: Selftest, seconds: float) -> tuple[int | None, bytes]:
     """Returns the exit code, None after the limit of time, and what was written to descriptor 2."""
     # not a pipe: what the command leaves behind may hold it open
     with os.fdopen(os.memfd_create("words"), "r+b") as words:
+        deadline = time.monotonic() + seconds
         process = _start(selftest, subprocess.DEVNULL, subprocess.DEVNULL, words.fileno())
-        code = _end(process, time.monotonic() + seconds)
+        with _ending(process):
+            ended = _ends(process, deadline)
         words.seek(0)
-        return code, words.read(4096)
+        return process.returncode if ended else None, words.read(4096)
 
 
 def _on_terminal(selftest: Selftest, seconds: float) -> tuple[int | None, bytes]:
@@ -58,8 +64,10 @@ def _on_terminal(selftest: Selftest, seconds: float) -> tuple[int | None, bytes]
             process = _start(selftest, theirs, theirs, theirs)
         finally:
             os.close(theirs)
-        _converse(ours, (selftest.terminal or "").encode(), deadline)
-        return _end(process, deadline), b""
+        with _ending(process):
+            _converse(ours, (selftest.terminal or "").encode(), deadline)
+            ended = _ends(process, deadline)
+        return process.returncode if ended else None, b""
     finally:
         os.close(ours)
 
@@ -73,12 +81,14 @@ def _start(selftest: Selftest, stdin: int, stdout: int, stderr: int) -> "subproc
         env=ENVIRONMENT,
         cwd="/",
         start_new_session=True,
-        preexec_fn=None if selftest.terminal is None else _take_terminal,
+        preexec_fn=functools.partial(_prepare, os.getpid(), selftest.terminal is not None),
     )
 
 
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def _prepare(parent: int, terminal: bool) -> None:
+    child.die_with(parent)  # nobody else ends a command whose caller was ended by kill -9
+    if terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _converse(terminal: int, text: bytes, deadline: float) -> None:
@@ -97,13 +107,20 @@ def _converse(terminal: int, text: bytes, deadline: float) -> None:
             return
 
 
-def _end(process: "subprocess.Popen[bytes]", deadline: float) -> int | None:
-    """Waits for a command's end, and leaves nothing of its session running. Returns its code, None if it was late."""
+@contextlib.contextmanager
+def _ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Whatever happens within, a Ctrl-C too, nothing of a command's session group runs after it."""
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # before it is waited for: so long its number is nobody else's
+        process.wait()
+
+
+def _ends(process: "subprocess.Popen[bytes]", deadline: float) -> bool:
+    """Waits for a command's end, and leaves it to be waited for. Returns whether it came in time."""
     end = os.pidfd_open(process.pid)
     try:
-        ended, _, _ = select.select([end], [], [], max(0.0, deadline - time.monotonic()))
+        return bool(select.select([end], [], [], max(0.0, deadline - time.monotonic()))[0])
     finally:
         os.close(end)
-    os.killpg(process.pid, signal.SIGKILL)  # before it is waited for: so long its number is nobody else's
-    code = process.wait()
-    return code if ended else None

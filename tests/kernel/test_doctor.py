@@ -2,8 +2,12 @@
 """``ebpf-exporter doctor``: that what counts is told from what is attached and counts nothing, and from what fails."""
 
 import json
+import os
+import select
+import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +183,25 @@ def test_a_selftest_that_goes_wrong(tmp_path: Path) -> None:
     assert code == 1
     assert "its selftest: cannot run /bin/absent: No such file or directory" in found["absent"]["reason"]
     assert "its selftest: /bin/ls ended with code 2: " in found["wrong"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_selftest_ends_with_doctor(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """However doctor is ended, its command does not go on as root."""
+    written, config = tmp_path / "pid", tmp_path / "config.yaml"
+    test = ["/bin/sh", "-c", f"echo $$ >{written}; exec sleep 1000"]
+    config.write_text(json.dumps({"probes": {"p": {"attach": NEVER, "selftest": test, "metrics": counter("p")}}}))
+    with subprocess.Popen([str(COMMAND), "doctor", "--config", str(config)], stdout=subprocess.DEVNULL) as process:
+        while not (written.exists() and written.read_text().endswith("\n")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        command = os.pidfd_open(int(written.read_text()))
+        process.send_signal(number)
+        assert select.select([command], [], [], 30.0)[0], "it lives"
+        os.close(command)
+        assert process.wait(30.0) == code
 
 
 def test_beside_a_running_exporter(tmp_path: Path) -> None:

@@ -3,6 +3,10 @@
 
 import os
 import select
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +74,52 @@ def test_nothing_of_a_command_stays(tmp_path: Path) -> None:
     assert selftest.run(sh(f"sleep 1000 & echo $! >{pid}"), 30.0) == ""
     try:
         left = os.pidfd_open(int(pid.read_text()))
+    except ProcessLookupError:
+        return
+    assert select.select([left], [], [], 30.0)[0], "it lives"
+    os.close(left)
+
+
+@pytest.mark.parametrize("terminal", [None, "never read\n"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_command_ends_with_its_caller(tmp_path: Path, terminal: str | None, number: signal.Signals) -> None:
+    """By Ctrl-C, and by kill -9, which the caller can do nothing about."""
+    written = tmp_path / "pid"
+    test = sh(f"echo $$ >{written}; exec sleep 1000", terminal)
+    code = f"from exporter import selftest, probe; selftest.run(probe.{test!r}, 1000.0)"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as caller:
+        while not (written.exists() and written.read_text().endswith("\n")):
+            assert caller.poll() is None
+            time.sleep(0.01)
+        command = os.pidfd_open(int(written.read_text()))
+        caller.send_signal(number)
+        try:
+            assert select.select([command], [], [], 30.0)[0], "it lives"
+        finally:
+            os.close(command)
+
+
+@pytest.mark.parametrize("terminal", [None, "never read\n"])
+def test_what_a_command_started_ends_by_a_ctrl_c(tmp_path: Path, terminal: str | None) -> None:
+    """The rest of its session's group too, while the caller goes on."""
+    written = tmp_path / "pid"
+
+    def interrupt(*_: object) -> None:
+        if not written.exists() or not written.read_text().endswith("\n"):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            return
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            selftest.run(sh(f"trap '' HUP; sleep 1000 & echo $! >{written}; wait", terminal), 1000.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    try:
+        left = os.pidfd_open(int(written.read_text()))
     except ProcessLookupError:
         return
     assert select.select([left], [], [], 30.0)[0], "it lives"
