@@ -2,6 +2,7 @@
 """From what a config or a probe's YAML says of a bpftrace script to a ``Probe``."""
 
 import dataclasses
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,10 @@ def _read(name: str, written: str, declared: Document, where: Where) -> tuple[st
         return written, declared.path.parent / f"{name}.bt"
     path = declared.path.parent / written
     try:
-        data = path.read_bytes()[: MAX_BYTES + 1]
+        if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: that of a FIFO waits, of /dev/zero has no end
+            raise ConfigError([declared.problem((*where, "bpftrace"), f"{path} is no regular file")])
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError([declared.problem((*where, "bpftrace"), f"{path} cannot be read: {reason}")]) from error

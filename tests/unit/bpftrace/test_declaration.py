@@ -2,6 +2,7 @@
 """Scripts in a config and in a probe's YAML: which metrics they make, and what is said of mistakes."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,19 @@ def test_a_file_beside_the_config_and_one_beside_a_probes_yaml(tmp_path: Path) -
 def test_mistakes_are_said(tmp_path: Path, settings: object, message: str) -> None:
     """Each with what would be right."""
     assert any(message in found for found in refused(tmp_path, settings)), refused(tmp_path, settings)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A FIFO nobody writes to, a device without an end and a folder are not read; a file is, up to a limit."""
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "/dev/zero", "."):
+        [message] = refused(tmp_path, {"bpftrace": name})
+        assert message == f"probes.io.bpftrace: {tmp_path / name} is no regular file"
+    with (tmp_path / "large.bt").open("wb") as file:
+        file.write(SCRIPT.encode())
+        file.truncate(1 << 36)
+    [message] = refused(tmp_path, {"bpftrace": "large.bt"})
+    assert message == f"probes.io.bpftrace: {tmp_path}/large.bt is no bpftrace script"
 
 
 def test_settings_of_scripts_are_not_for_others(tmp_path: Path) -> None:
