@@ -131,7 +131,9 @@ def _check(config: Path, wanted: supervisor.Plan, shown: str | None) -> None:
     text, remarks = here.source(probe)
     for remark in remarks:
         print(f"warning: {remark}", file=sys.stderr)
-    print(text, end="")
+    sys.stdout.flush()
+    # a script may have bytes that are no UTF-8
+    sys.stdout.buffer.write((text if text.endswith("\n") else f"{text}\n").encode("utf-8", "surrogateescape"))
 
 
 def _doctor(wanted: supervisor.Plan, seconds: float, as_json: bool) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """cli.py: the commands as a user runs them, in a process of their own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -70,6 +71,22 @@ def test_check_shows_the_source(write: Write) -> None:
     assert out.endswith((ROOT / "bpf" / "file_opens.c").read_text() + "\n")
     expected = f"{path}: has no probe 'file_open'; did you mean 'file_opens'? allowed: file_opens, process_execs\n"
     assert run("check", "--config", path, "--show-source", "file_open") == (1, "", expected)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_check_shows_a_script(tmp_path: Path, end: str) -> None:
+    """Of a bpftrace probe it is the script: as the file or the config has it, with a new line at its end."""
+    text = "BEGIN { @a = count(); } // caf\udce9"
+    (tmp_path / "a.bt").write_text(text + end, errors="surrogateescape")
+    path = tmp_path / "config.yaml"
+    inline = text.replace("\udce9", "é")
+    path.write_text(json.dumps({"probes": {"file": {"bpftrace": "a.bt"}, "inline": {"bpftrace": inline + end}}}))
+    for name, shown in (("file", text), ("inline", inline)):
+        command = [sys.executable, "-m", "exporter", "check", "--config", str(path), "--show-source", name]
+        env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == f"{shown}\n".encode("utf-8", "surrogateescape")
 
 
 @pytest.mark.parametrize("command", ["check", "run", "doctor"])
