@@ -42,7 +42,7 @@ class Finding:
     """What is to be told of a probe.
 
     counters is one of MOVED, STILL, FAILED and ABSENT; reason says why, in a line. runs and nanoseconds are what the
-    kernel counted of its programs since they were attached, None where it counts none. moved are the metrics that did.
+    kernel counted of its programs while it was watched, None where it counts none. moved are the metrics that did.
     """
 
     probe: Probe
@@ -72,6 +72,8 @@ class _Attached:
     held: list[int]
     xdp: list[XdpAttachments]
     reasons: list[str]  # why it is not on all its interfaces
+    first: tuple[int, int] = (0, 0)  # runs and nanoseconds when it began,
+    last: tuple[int, int] = (0, 0)  # and before its maps were last read
     complaint: str = ""  # of its selftest
     deadline: float = 0.0
     now: ProbeMaps = field(init=False)
@@ -82,7 +84,16 @@ class _Attached:
         maps.read(barrier, [ProbeMaps(self.loaded.probe, self.maps)])
         self.now = ProbeMaps(self.loaded.probe, self.maps)
         self.before = self._lines()
+        self.first = self.last = self._counted()  # after the maps: what ran since then is in none that was read
         self.deadline = time.monotonic() + seconds
+
+    def count(self) -> None:
+        """Takes what the kernel has counted of its programs up to now."""
+        self.last = self._counted()
+
+    def _counted(self) -> tuple[int, int]:
+        counted = [libbpf.program_statistics(fd) for fd in self.programs]
+        return sum(program.runs for program in counted), sum(program.run_ns for program in counted)
 
     def _lines(self) -> list[bytes]:
         return [lines for table in self.now.tables for _, lines in table.render()]
@@ -209,6 +220,8 @@ def _watch(attached: Iterable[_Attached], barrier: Barrier, seconds: float) -> N
             one.deadline = time.monotonic() + SETTLE_SECONDS
     while watched:
         began = time.monotonic()
+        for one in watched:
+            one.count()  # before the maps are read: what has run by now and counts is in them
         maps.read(barrier, [one.now for one in watched])
         watched = [one for one in watched if not one.moved() and began < one.deadline]
         if watched:
@@ -216,8 +229,10 @@ def _watch(attached: Iterable[_Attached], barrier: Barrier, seconds: float) -> N
 
 
 def _judge(probe: Probe, one: _Attached, statistics: bool) -> Finding:
-    counted = [libbpf.program_statistics(fd) for fd in one.programs] if statistics else []
-    runs = sum(program.runs for program in counted) if statistics else None
+    moved = one.moved() if one.attachments else ()
+    if moved:
+        one.count()  # what made it move may have run after the last count
+    runs, nanoseconds = (last - first for first, last in zip(one.first, one.last, strict=True))
     found = Finding(
         probe,
         ABSENT,
@@ -225,15 +240,16 @@ def _judge(probe: Probe, one: _Attached, statistics: bool) -> Finding:
         mechanism=one.mechanism,
         tried=one.loaded.tried,
         attachments=one.attachments,
-        runs=runs,
-        nanoseconds=sum(program.run_ns for program in counted),
+        runs=runs if statistics else None,
+        nanoseconds=nanoseconds,
     )
     if not one.attachments:
         return dataclasses.replace(found, reason=found.reason or "none of its hooks is here")
-    moved = one.moved()
     if moved:
         return dataclasses.replace(found, counters=MOVED, moved=moved)
-    reasons = filter(None, (_still(probe, runs), one.complaint and f"its selftest: {one.complaint}", found.reason))
+    reasons = filter(
+        None, (_still(probe, found.runs), one.complaint and f"its selftest: {one.complaint}", found.reason)
+    )
     return dataclasses.replace(found, counters=STILL, reason="; ".join(reasons))
 
 

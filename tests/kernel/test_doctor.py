@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``ebpf-exporter doctor``: that what counts is told from what is attached and counts nothing, and from what fails."""
 
+import ctypes
 import json
 import os
 import select
@@ -10,9 +11,13 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from exporter import doctor as doctor_
+from exporter import supervisor
+from exporter.child import isolated
 from tests.kernel.daemon import COMMAND, ROOT, Daemon
 from tests.kernel.test_xdp import ipv4, link
 
@@ -98,6 +103,34 @@ def test_a_program_that_runs_and_counts_nothing(tmp_path: Path) -> None:
         assert found[name]["runs"] >= 1
         assert found[name]["reason"].startswith("its programs ran ")
         assert found[name]["reason"].endswith(" and counted nothing")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_runs_are_those_while_it_was_watched(tmp_path: Path, late: bool) -> None:
+    """What ran after it was attached and before that, and after its maps were read, did not count nothing."""
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"probes": {"p": {"attach": NEVER, "metrics": counter("p")}}}))
+    assert isolated(watched, config, late) == (
+        "did not move",
+        0,
+        "no event came, and it has no selftest that makes one",
+    )
+
+
+def watched(config: Path, late: bool) -> tuple[str, int | None, str]:
+    """Returns what doctor finds of a probe whose event comes when nobody looks."""
+    watch = doctor_._watch
+
+    def beside(*arguments: Any) -> None:
+        if late:
+            watch(*arguments)
+        ctypes.CDLL(None).swapoff(b"/absent")
+        if not late:
+            watch(*arguments)
+
+    with mock.patch.object(doctor_, "_watch", beside):
+        [found] = doctor_.examine(supervisor.plan(config), 0.3)
+    return found.counters, found.runs, found.reason
 
 
 def test_a_probe_that_fails_hides_no_other(tmp_path: Path) -> None:
