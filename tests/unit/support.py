@@ -22,6 +22,10 @@ def counter(name: str, *labels: Label, chosen: bool = True, scale: float = 1.0) 
     return Metric(name, "counter", "Help.", labels, chosen, scale)
 
 
+def gauge(name: str, *labels: Label, keep: str = "last", scale: float = 1.0) -> Metric:
+    return Metric(name, "gauge", "Help.", labels, scale=scale, keep=keep)
+
+
 def histogram(name: str, exponents: tuple[int, int], *labels: Label, scale: float = 1.0) -> Metric:
     bounds, les = powers_of_two(*exponents, scale)
     return Metric(name, "histogram", "Help.", labels, scale=scale, bounds=bounds, les=les)

@@ -46,6 +46,15 @@ def test_line_of_a_place(write: Write, where: Where, line: int) -> None:
     assert document.read(write("c.yaml", NESTED)).line(where) == line
 
 
+def test_a_part_is_a_document_that_knows_its_place(write: Write) -> None:
+    """What is wrong in it is told with the line and the place in the whole file."""
+    part = document.read(write("c.yaml", NESTED)).part(("probes", "xdp")).part(("interfaces",))
+    assert part.value == ["auto", "eth0"]
+    assert [part.line(()), part.line((1,)), part.line((7,))] == [7, 7, 7]
+    assert str(part.problem((1,), "is down")) == f"{part.path}:7: probes.xdp.interfaces.1: is down"
+    assert str(part.problem((), "is long")) == f"{part.path}:7: probes.xdp.interfaces: is long"
+
+
 def test_value_is_what_is_written(write: Write) -> None:
     """The value is that of YAML, with keys as text."""
     expected = {

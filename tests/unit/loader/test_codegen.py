@@ -13,7 +13,7 @@ from exporter.loader import births, codegen
 from exporter.probe import MAP_ENTRIES, OVERFLOW_ENTRIES, Label, Metric, Probe
 
 from ..conftest import Write
-from ..support import counter, histogram, label, probe
+from ..support import counter, gauge, histogram, label, probe
 
 OP = ["read", "write"]
 C = "int on_event(void *args)\n{\n    return 0;\n}\n"
@@ -22,6 +22,7 @@ C = "int on_event(void *args)\n{\n    return 0;\n}\n"
 BCC = """
 #define __VMLINUX_H__
 typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;
+typedef long long s64;
 #define __always_inline inline __attribute__((always_inline))
 #define BPF_TABLE(kind, key_type, value_type, name, entries) static struct { \\
     value_type *(*lookup)(key_type *); \\
@@ -44,7 +45,14 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 def compiled(text: str) -> str:
     """What a C compiler says of it: nothing, if it is good."""
-    flags = ["-fsyntax-only", "-Wall", "-Werror", "-Wno-unused-function", "-Wno-unused-variable"]
+    flags = [
+        "-fsyntax-only",
+        "-Wall",
+        "-Werror",
+        "-Wno-unused-function",
+        "-Wno-unused-variable",
+        "-Wno-unknown-pragmas",
+    ]
     return subprocess.run(
         ["gcc", *flags, "-x", "c", "-"], input=BCC + text, capture_output=True, text=True, check=False
     ).stderr
@@ -194,6 +202,53 @@ def test_ceil_log2(write: Write, tmp_path: Path) -> None:
     subprocess.run(["gcc", "-o", tmp_path / "main", path], check=True)
     printed = subprocess.run([tmp_path / "main"], capture_output=True, check=True, text=True).stdout
     assert [int(line) for line in printed.split()] == [max(value - 1, 0).bit_length() for value in values]
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    "bounds",
+    [(0,), (7,), (0, 1, 2), (3, 10, 30, 31), tuple(range(0, 600, 10)), (1, 4, 16), (2**63, 2**64 - 1), (0, 0, 5)],
+)
+def test_bucket_of_bounds(write: Write, tmp_path: Path, bounds: tuple[int, ...]) -> None:
+    """The bucket of a value is that of the first bound which is not below it; above the last there is one more."""
+    values = sorted(
+        {0, 1, 2**64 - 1} | {bound + off for bound in bounds for off in (-1, 0, 1) if 0 <= bound + off < 2**64}
+    )
+    search = codegen._search(bounds, 0, len(bounds))
+    lines = "".join(f'value = {value}ULL; printf("%d\\n", {search});' for value in values)
+    path = write("main.c", f"#include <stdio.h>\nint main(void) {{ unsigned long long value; {lines} }}")
+    subprocess.run(["gcc", "-w", "-o", tmp_path / "main", path], check=True)
+    printed = subprocess.run([tmp_path / "main"], capture_output=True, check=True, text=True).stdout
+    assert [int(line) for line in printed.split()] == [sum(value > bound for bound in bounds) for value in values]
+
+
+@needs_gcc
+@pytest.mark.parametrize("keep", ["last", "max"])
+def test_generated_c_of_gauges_compiles(write: Write, keep: str) -> None:
+    """A gauge is set, or raised."""
+    function = {"last": "level_set", "max": "level_raise"}[keep]
+    path = write(
+        "things.c", f"int on_event(void *x) {{ struct level_key key = {{}}; {function}(&key, 5); return 0; }}\n"
+    )
+    one = probe(gauge("ebpf_level", label("op", OP), label("comm", "comm"), keep=keep), source=path)
+    assert compiled(codegen.source(one)) == ""
+
+
+@needs_gcc
+def test_names_that_the_kernel_has(write: Write) -> None:
+    """Metrics called as types of the kernel's, or as one another's maps, are told apart."""
+    path = write("things.c", "int on_event(void *args) { return 0; }\n")
+    one = probe(
+        *(counter(f"ebpf_{name}_total", label("op", OP)) for name in ("a", "a_over", "a_map", "a_0")), source=path
+    )
+    text = codegen.source(one)
+    assert compiled(text) == ""
+    maps = [name for table in one.tables for name in codegen.map_names(table)]
+    assert len(maps) == len(set(maps))
+    futex = codegen.source(
+        probe(counter("ebpf_futex_total"), source=write("none.c", "int on_event(void *x) { return 0; }"))
+    )
+    assert compiled("union futex_key { int kernels; };\n" + futex) == ""
 
 
 def test_a_probe_reads_its_c_when_it_is_compiled(source: Path) -> None:

@@ -13,7 +13,7 @@ from exporter import cgroups, kinds
 from exporter.metrics.series import Series
 from exporter.probe import OTHER, Table
 
-from ..support import bounded_key, counter, histogram, key, label, numbers, probe, samples
+from ..support import bounded_key, counter, gauge, histogram, key, label, numbers, probe, samples
 
 OP = ["read", "write"]
 IO = Table(
@@ -351,6 +351,53 @@ def test_a_histogram_is_as_active_as_all_its_buckets_together() -> None:
         series.settle()
     found = samples(text(series))["ebpf_latency_seconds_count"]
     assert {dict(labels)["comm"]: value for labels, value in found.items()} == {"new": 9.0, OTHER: 51.0}
+
+
+LEVELS = Table((gauge("ebpf_level", label("op", OP), label("comm", "comm")),))
+PEAKS = Table((gauge("ebpf_peak", label("op", OP), label("comm", "comm"), keep="max"),))
+
+
+def level(series: Series, comm: str, value: int) -> None:
+    series.add(key(series.table, op=0, comm=comm), numbers(value % 2**64))
+    series.settle()
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "shown"),
+    [
+        (LEVELS, [5, 3], "3"),
+        (LEVELS, [5, -3], "-3"),
+        (LEVELS, [2**63 - 1], str(2**63 - 1)),
+        (PEAKS, [5, 3], "5"),
+        (PEAKS, [-5, -9], "-5"),
+        (PEAKS, [3, 5, 4], "5"),
+    ],
+)
+def test_a_gauge_keeps_the_last_value_or_the_largest(table: Table, values: list[int], shown: str) -> None:
+    """Each read brings a value, which has a sign."""
+    series = Series(table, 10)
+    for value in values:
+        level(series, "sh", value)
+    assert text(series) == f'{table.metrics[0].name}{{op="read",comm="sh"}} {shown}\n'
+
+
+def test_a_gauge_has_no_value_before_its_first() -> None:
+    """Without labels it is not there either until something was seen: no zero that was never measured."""
+    table = Table((gauge("ebpf_level", scale=1e-9),))
+    series = Series(table, 10)
+    assert text(series) == ""
+    series.add(key(table), numbers(1500))
+    assert text(series) == "ebpf_level 1.5e-06\n"
+
+
+def test_a_gauge_beyond_the_budget() -> None:
+    """What has no series of its own shows under (other): of the last the last, of the largest the largest."""
+    for table, shown in ((LEVELS, "2"), (PEAKS, "9")):
+        series = Series(table, 1)
+        for comm, value in (("a", 1), ("b", 9), ("c", 2)):
+            level(series, comm, value)
+        name = table.metrics[0].name
+        assert text(series) == f'{name}{{op="read",comm="a"}} 1\n{name}{{op="read",comm="{OTHER}"}} {shown}\n'
 
 
 COMM = st.sampled_from(["", "a", "b", "c", "ü", OTHER, '"', "d", "e"])
