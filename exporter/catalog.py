@@ -570,9 +570,6 @@ def _clashes(probe: Probe, declared: Document) -> list[Problem]:
         other = shorts.setdefault(metric.short_name, metric.name)
         if other != metric.name:
             problems.append(declared.problem(where, f"in C both this and {other} are {metric.short_name}: rename one"))
-        for name in (one.short_name for one in probe.metrics):
-            if re.fullmatch(rf"{re.escape(name)}_(0|1|over|rest)(_.*)?", metric.short_name):
-                problems.append(declared.problem(where, f"in C this is the name of a map of ebpf_{name}: rename one"))
         for label in metric.labels:
             place = (*where, "labels", label.name)
             if label.name in _C_KEYWORDS:
