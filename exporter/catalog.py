@@ -4,6 +4,7 @@
 import dataclasses
 import math
 import re
+import stat
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
@@ -584,6 +585,13 @@ def _clashes(probe: Probe, declared: Document) -> list[Problem]:
 def _source_problems(probe: Probe, source: Path, declared: Document) -> list[Problem]:
     """Compares the YAML with the C as far as that is possible without a compiler."""
     try:
+        about = source.stat()
+        if (
+            not stat.S_ISREG(about.st_mode) or about.st_size > document.MAX_BYTES
+        ):  # a device has no end, a FIFO no begin
+            return [
+                Problem(source, 0, f"is no file of at most {document.MAX_BYTES} bytes; it is the C of {declared.path}")
+            ]
         c = source.read_text(errors="replace")
     except OSError as error:
         return [Problem(source, 0, f"cannot be read: {error.strerror}; it is the C of {declared.path}")]
