@@ -59,6 +59,7 @@ def test_what_is_not_here(folder: Path) -> None:
     assert "did you mean sched_process_exec" in err
 
 
+@pytest.mark.anywhere  # and where the checkout can be read by everybody
 def test_without_the_right_to_read(folder: Path) -> None:
     """Whoever may not read tracefs is told so, once, and that nothing is known to be wrong."""
     code, out, err = check(folder, "args.filname", prefix=(*NOBODY,))

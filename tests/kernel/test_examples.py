@@ -22,8 +22,8 @@ MECHANISMS = {
     "cache_misses": ("hardware", "no PMU"),
     "file_locks": ("kprobe", "no kprobes"),
     "lock_errors": ("kprobe", "no kprobes"),
-    "fsyncs": ("fexit", "tracing programs"),
-    "fsync_times": ("fexit", "tracing programs"),
+    "tcp_connects": ("fexit", "tracing programs"),
+    "connect_times": ("fexit", "tracing programs"),
 }
 
 
@@ -84,18 +84,12 @@ def trigger(name: str, folder: Path) -> dict[str, dict[str, int]]:
         if name == "lock_errors":
             return {"ebpf_file_lock_errors_total": {f"comm={COMM} error=-11": 3}}
         return {"ebpf_file_locks_total": {f"comm={COMM}": 5 + 3 + 1}}
-    if name in ("fsyncs", "fsync_times"):
-        script = "import os\nfd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
-        script += "for _ in range(7): os.fsync(fd)\nfor _ in range(3): os.fdatasync(fd)"
-        python(script, folder / "synced")
-        if name == "fsync_times":
-            return {"ebpf_fsync_seconds_count": {"failed=false": 10}}
-        return {
-            "ebpf_fsyncs_total": {
-                f"comm={COMM} data_only=false file=synced": 7,
-                f"comm={COMM} data_only=true file=synced": 3,
-            }
-        }
+    if name in ("tcp_connects", "connect_times"):
+        port = free_port()
+        python(f"import socket\nfor _ in range(7): socket.socket().connect_ex(('127.0.0.1', {port}))")
+        if name == "connect_times":
+            return {"ebpf_connect_seconds_count": {"failed=false": 7}}
+        return {"ebpf_tcp_connects_total": {f"address=127.0.0.1 port={port}": 7}}
     if name == "page_faults":
         python("import mmap\nmemory = mmap.mmap(-1, 4096 * 1009)\nfor page in range(1009): memory[page * 4096] = 1")
         return {"ebpf_page_faults_total": {f"comm={COMM}": 1009}}
@@ -106,7 +100,7 @@ def trigger(name: str, folder: Path) -> dict[str, dict[str, int]]:
 
 
 # what else the process does is counted too; and a sample comes when it comes
-AT_LEAST = ("page_faults", "cpu_samples", "cache_misses", "fsync_times")
+AT_LEAST = ("page_faults", "cpu_samples", "cache_misses", "connect_times")
 
 
 @pytest.mark.parametrize("name", NAMES)
