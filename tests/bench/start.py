@@ -49,7 +49,7 @@ def section(bench: Bench) -> Result:
 def _never_compiled(bench: Bench) -> Path:
     """Returns a folder with the shipped probes, their C a little other than ever before."""
     folder = Path(tempfile.mkdtemp(dir=bench.folder))
-    for file in (ROOT / "bpf").iterdir():
+    for file in (ROOT / "bpf").glob("*.*"):
         shutil.copy(file, folder)
     for file in folder.glob("*.c"):
         file.write_text(f"{file.read_text()}/* {time.time_ns()} */\n")
