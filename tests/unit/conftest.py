@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the unit tests, which need no root, no BPF and no network beyond loopback."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
-set_hypothesis_home_dir("/nonexistent")  # it would make a folder .hypothesis where it is started
+# it would make a folder .hypothesis where it is started
+_home = tempfile.TemporaryDirectory(prefix="hypothesis-")
+set_hypothesis_home_dir(_home.name)
 # the same examples each time: what fails here fails everywhere
 hypothesis.settings.register_profile("unit", deadline=None, max_examples=100, derandomize=True, database=None)
 hypothesis.settings.load_profile("unit")
