@@ -43,14 +43,22 @@ static __always_inline int wanted(struct file *file)
 #endif
 }
 
-static __always_inline void count(struct file *file, u8 op, s64 returned)
+static __always_inline const unsigned char *name_of(struct file *file)
+{
+#if WITH_file
+    struct dentry *dentry = READ(file->f_path.dentry);
+    return READ(dentry->d_name.name);
+#else
+    return NULL;
+#endif
+}
+
+static __always_inline void count(const unsigned char *name, u8 op, s64 returned)
 {
     struct file_io_bytes_key key = {};
 
     key.op = op;
 #if WITH_file
-    struct dentry *dentry = READ(file->f_path.dentry);
-    const unsigned char *name = READ(dentry->d_name.name);
     bpf_probe_read_kernel_str(key.file, sizeof(key.file), name);
 #endif
     file_io_bytes_add(&key, returned, 1);
@@ -89,12 +97,24 @@ static __always_inline int leave(u8 op, s64 returned)
     calls.delete(&thread);
     if (returned < 0)
         return 0;
-    count(call.file, op, returned);
+    count(name_of(call.file), op, returned);
     time(call.began, op);
     return 0;
 }
 
-/* fentry and fexit: arguments, then what was returned, as u64 */
+/*
+ * fentry and fexit: arguments, then what was returned, as u64. The kernel knows the arguments' types and lets them be
+ * followed without a helper.
+ */
+
+static __always_inline int typed_wanted(struct file *file)
+{
+#if OPTION_all_files
+    return 1;
+#else
+    return S_ISREG(file->f_inode->i_mode);
+#endif
+}
 
 static __always_inline int done(struct file *file, u8 op, s64 returned)
 {
@@ -110,10 +130,10 @@ static __always_inline int done(struct file *file, u8 op, s64 returned)
         return 0;
     time(began, op);
 #else
-    if (returned < 0 || !wanted(file))
+    if (returned < 0 || !typed_wanted(file))
         return 0;
 #endif
-    count(file, op, returned);
+    count(file->f_path.dentry->d_name.name, op, returned);
     return 0;
 }
 
@@ -200,7 +220,7 @@ static __always_inline int exited(u8 op, s64 returned)
     struct file *file = file_of(FIRST_ARGUMENT(regs));
 
     if (returned >= 0 && wanted(file))
-        count(file, op, returned);
+        count(name_of(file), op, returned);
     return 0;
 #endif
 }
