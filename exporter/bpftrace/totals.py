@@ -141,22 +141,26 @@ def _line(name: str, labels: str, value: object) -> str:
     return f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
 
 
-class Gauges:
-    """What a map holds now. Keys beyond the budget have no value in common: they are not shown."""
+class _Shown:
+    """A map's totals that no ``Series`` keeps: what is shown, by the labels' text."""
 
     overflowed = 0
 
     def __init__(self, map_: ScriptMap, max_series: int) -> None:
         self.table = Table((map_.metric,))
         self._names = _Names(map_, max_series)
-        self._values: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
 
     @property
     def folded(self) -> int:
         return self._names.folded
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._shown)
+
+
+class Gauges(_Shown):
+    """What a map holds now. Keys beyond the budget have no value in common: they are not shown."""
 
     def take(self, entries: Entries) -> None:
         values: dict[str, Any] = {}
@@ -168,36 +172,25 @@ class Gauges:
                 values[text] = value
             else:
                 self._names.folded += 1
-        self._values = values
+        self._shown = values
 
     def forget(self) -> None:
-        self._values = {}
+        self._shown = {}
 
     def render(self) -> list[tuple[Metric, bytes]]:
         metric = self.table.metrics[0]
-        lines = (_line(metric.name, text, value) for text, value in self._values.items())
+        lines = (_line(metric.name, text, value) for text, value in self._shown.items())
         return [(metric, "".join(lines).encode())]
 
 
-class Summaries:
+class Summaries(_Shown):
     """stats(): how many, and their sum, which may fall where values are negative; so the count alone says whether the
     map began anew."""
 
-    overflowed = 0
-
     def __init__(self, map_: ScriptMap, max_series: int) -> None:
-        self.table = Table((map_.metric,))
-        self._names = _Names(map_, max_series)
+        super().__init__(map_, max_series)
         self._deletes = map_.deletes
         self._last: dict[bytes, tuple[int, int]] = {}
-        self._totals: dict[str, tuple[int, int]] = {}
-
-    @property
-    def folded(self) -> int:
-        return self._names.folded
-
-    def __len__(self) -> int:
-        return len(self._totals)
 
     def take(self, entries: Entries) -> None:
         now: dict[bytes, tuple[int, int]] = {}
@@ -213,8 +206,8 @@ class Summaries:
                 last = (0, 0)
             if (count, total) != last:
                 text = self._names.of(key)
-                sums = self._totals.get(text, (0, 0))
-                self._totals[text] = sums[0] + count - last[0], sums[1] + total - last[1]
+                sums = self._shown.get(text, (0, 0))
+                self._shown[text] = sums[0] + count - last[0], sums[1] + total - last[1]
         self._last = now
 
     def forget(self) -> None:
@@ -224,7 +217,7 @@ class Summaries:
         metric = self.table.metrics[0]
         lines = (
             _line(f"{metric.name}_sum", text, total) + _line(f"{metric.name}_count", text, count)
-            for text, (count, total) in self._totals.items()
+            for text, (count, total) in self._shown.items()
         )
         return [(metric, "".join(lines).encode())]
 
@@ -235,28 +228,17 @@ _INFINITY = float("inf")
 _ABOVE = (-(2**31), 0)
 
 
-class Histograms:
+class Histograms(_Shown):
     """hist() and lhist(). Their buckets are of whole numbers from min to max: so max is the bucket's bound, le.
 
     bpftrace leaves out the empty buckets at both ends. Here all series of a map have the bounds that any of them ever
     had, so that they can be added. There is no sum to be had, so no ``_sum``; and by OpenMetrics, then, no ``_count``.
     """
 
-    overflowed = 0
-
     def __init__(self, map_: ScriptMap, max_series: int) -> None:
-        self.table = Table((map_.metric,))
-        self._names = _Names(map_, max_series)
+        super().__init__(map_, max_series)
         self._last: dict[bytes, _Counts] = {}
-        self._totals: dict[str, _Counts] = {}
         self._bounds: list[float] = [_INFINITY]
-
-    @property
-    def folded(self) -> int:
-        return self._names.folded
-
-    def __len__(self) -> int:
-        return len(self._totals)
 
     def take(self, entries: Entries) -> None:
         now: dict[bytes, _Counts] = {}
@@ -274,7 +256,7 @@ class Histograms:
             grown = {bound: count - last.get(bound, 0) for bound, count in counts.items()}
             if not any(grown.values()):
                 continue
-            totals = self._totals.setdefault(self._names.of(key), {})
+            totals: _Counts = self._shown.setdefault(self._names.of(key), {})
             for bound, count in grown.items():
                 totals[bound] = totals.get(bound, 0) + count
         self._last = now
@@ -287,7 +269,7 @@ class Histograms:
         metric = self.table.metrics[0]
         les = [f'le="{"+Inf" if bound == _INFINITY else repr(float(bound))}"' for bound in self._bounds]
         lines: list[str] = []
-        for text, counts in self._totals.items():
+        for text, counts in self._shown.items():
             comma = "," if text else ""
             sums = accumulate(counts.get(bound, 0) for bound in self._bounds)
             lines += [
