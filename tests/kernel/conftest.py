@@ -21,10 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def workload_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    binary = tmp_path_factory.mktemp("workload") / "workload"
-    source = Path(__file__).with_name("workload.c")
-    subprocess.run(["gcc", "-O1", "-Wall", "-Wno-nonnull", "-o", str(binary), str(source)], check=True)
-    return binary
+    return built("workload.c", tmp_path_factory.mktemp("workload"), "-Wno-nonnull")
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +34,14 @@ def workload(workload_binary: Path) -> Workload:
         return {key: int(value) for key, _, value in (part.partition("=") for part in out.stdout.split())}
 
     return run
+
+
+def built(source: str, folder: Path, *flags: str) -> Path:
+    """Compiles a C file that is beside this one. Returns the program, in a folder."""
+    made = folder / Path(source).stem
+    command = ["gcc", "-O1", "-Wall", *flags, "-o", str(made), str(Path(__file__).with_name(source))]
+    subprocess.run(command, check=True)
+    return made
 
 
 def lacks(mechanism: str, reason: str) -> None:

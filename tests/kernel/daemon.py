@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,6 +56,24 @@ def parsed(page: str) -> Samples:
             assert key not in result, key
             result[key] = sample.value
     return result
+
+
+@contextmanager
+def meanwhile(step: Callable[[], object], every: float = 0) -> Iterator[None]:
+    """Takes a step again and again, every so many seconds, in a thread of its own, while the block runs."""
+    over = threading.Event()
+
+    def steps() -> None:
+        while not over.wait(every):
+            step()
+
+    thread = threading.Thread(target=steps)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class Daemon:

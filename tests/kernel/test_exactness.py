@@ -2,14 +2,13 @@
 """Totals under load, under too many keys, and from two scrapers' eyes."""
 
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 from tests.kernel.conftest import Workload
-from tests.kernel.daemon import Daemon, Samples, by, count
+from tests.kernel.daemon import Daemon, Samples, by, count, meanwhile
 
 OPENS = "ebpf_file_opens_total"
 EVENTS = 1_000_003
@@ -19,19 +18,8 @@ EVENTS = 1_000_003
 def scraping(daemon: Daemon, every: float) -> Iterator[list[Samples]]:
     """Scrapes in the background, every so many seconds; the list fills with what was seen."""
     seen: list[Samples] = []
-    over = threading.Event()
-
-    def scrape() -> None:
-        while not over.wait(every):
-            seen.append(daemon.samples())
-
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
+    with meanwhile(lambda: seen.append(daemon.samples()), every):
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def assert_monotonic(pages: list[Samples]) -> None:

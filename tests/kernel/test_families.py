@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.hooks.btf import Btf
-from tests.kernel.conftest import lacks
+from tests.kernel.conftest import built, lacks
 from tests.kernel.daemon import Daemon, Samples, by, count
 
 MISSED = "ebpf_exporter_events_missed_total"
@@ -39,10 +39,7 @@ def found(samples: Samples, name: str, *labels: str) -> dict[tuple[str, ...], fl
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("families") / "families"
-    source = Path(__file__).with_name("families.c")
-    subprocess.run(["gcc", "-O1", "-Wall", "-rdynamic", "-o", str(made), str(source)], check=True)
-    return made
+    return built("families.c", tmp_path_factory.mktemp("families"), "-rdynamic")
 
 
 @pytest.fixture(scope="module")

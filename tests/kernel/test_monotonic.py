@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from exporter.probe import OTHER
-from tests.kernel.daemon import Daemon, Samples, count, parsed
+from tests.kernel.daemon import Daemon, Samples, count, meanwhile, parsed
 from tests.kernel.prometheus import Key, Prometheus, View
 from tests.kernel.readahead import BYTES, CALLS, SECTORS, SIZES, ask, counting
 
@@ -94,21 +94,14 @@ class Processes:
 def scraping(daemon: Daemon, processes: Processes) -> Iterator[list[Scrape]]:
     """Asks for one page after the other, as a loop around curl does; the list fills with what was seen."""
     seen: list[Scrape] = []
-    over = threading.Event()
 
     def scrape() -> None:
-        while not over.is_set():
-            before, asked = processes.done(), time.time()
-            page = daemon.page()
-            seen.append(Scrape(before, asked, page, processes.done()))
+        before, asked = processes.done(), time.time()
+        page = daemon.page()
+        seen.append(Scrape(before, asked, page, processes.done()))
 
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
+    with meanwhile(scrape):
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def rain(daemon: Daemon, processes: Processes, servers: list[Prometheus]) -> list[Scrape]:

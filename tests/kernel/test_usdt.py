@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.conftest import lacks
+from tests.kernel.conftest import built, lacks
 from tests.kernel.daemon import Daemon, Samples, count
 
 MISSED = "ebpf_exporter_events_missed_total"
@@ -89,13 +89,9 @@ def in_c(folder: Path, binary: Path) -> Path:
 
 @pytest.fixture(scope="module", params=["", "-DGUARDED"], ids=["plain", "semaphores"])
 def binary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("usdt") / "usdt"
-    source = Path(__file__).with_name("usdt.c")
     if subprocess.run(["gcc", "-E", "-"], input=b"#include <sys/sdt.h>", capture_output=True).returncode:
         lacks("usdt", "there is no sys/sdt.h: install systemtap-sdt-dev")
-    flags = [request.param] if request.param else []
-    subprocess.run(["gcc", "-O2", "-Wall", *flags, "-o", str(made), str(source)], check=True)
-    return made
+    return built("usdt.c", tmp_path_factory.mktemp("usdt"), "-O2", *filter(None, [request.param]))
 
 
 @pytest.fixture(scope="module")
