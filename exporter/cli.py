@@ -2,7 +2,6 @@
 """The commands. The only place that exits, and that turns errors into words."""
 
 import argparse
-import logging
 import os
 import shutil
 import signal
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from exporter import __version__
+from exporter import __version__, log
 from exporter.errors import ConfigError, ExporterError, Problem, one_of
 from exporter.supervisor import plan
 from exporter.supervisor.loop import Supervisor
@@ -32,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    commands.choices["run"].add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of the lines on stderr (default: %(default)s)"
+    )
     commands.choices["check"].add_argument(
         "--show-source", metavar="PROBE", help="print the whole C of a probe of the config, as it is compiled here"
     )
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> NoReturn:
     """Runs the command that sys.argv names. Exits with 0, or with 1 after an error and 2 after a wrong use."""
     arguments = parser().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    log.begin(getattr(arguments, "log_format", "text"))
     try:
         if arguments.command == "list":
             sys.exit(_list(arguments.pattern, arguments.verbose))

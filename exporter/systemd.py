@@ -21,4 +21,4 @@ def notify(state: str) -> None:
             out.connect("\0" + address[1:] if address.startswith("@") else address)
             out.sendall(state.encode())
     except OSError as error:
-        log.warning("cannot tell $NOTIFY_SOCKET %s: %s", state, error.strerror)
+        log.warning("cannot tell systemd", extra={"state": state, "reason": error.strerror})

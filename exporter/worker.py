@@ -6,11 +6,11 @@ ends, so does it.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 import time
-import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -25,6 +25,8 @@ from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 from exporter.web.server import Server
 from exporter.web.site import Site
+
+log = logging.getLogger(__name__)
 
 MAX_PAUSE = 0.5  # seconds; between two reads that scrapes ask for
 PAUSE_PER_READ = (
@@ -178,7 +180,7 @@ def main(
         child.die_with(parent)  # after the drop: a change of user takes it back
         asyncio.run(Worker(start, channel, Barrier(*barrier_fds), listening).run())
         code = 0
-    except BaseException:  # noqa: BLE001 - the boundary: the process ends here, and says why
-        traceback.print_exc()
+    except BaseException:
+        log.exception("worker failed: a fault of ebpf-exporter's own")
     finally:
         os._exit(code)

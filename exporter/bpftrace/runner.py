@@ -189,7 +189,7 @@ class Runner:
         code = os.waitstatus_to_exitcode(status)
         if code == 0 and self._script.ends:
             self._set("ended", "the script has ended by itself", details)
-            log.info("probe %s: %s", self.probe.name, self.status.reason)
+            log.info("probe %s", self.status.state, extra={"probe": self.probe.name, "reason": self.status.reason})
             self._changed(self)
             return
         ending = f"code {code}" if code >= 0 else signal.Signals(-code).name
@@ -200,9 +200,8 @@ class Runner:
         now = time.monotonic()
         if self.status.state == "running" and now - self._begun >= _SETTLED_SECONDS:
             self._pause = FIRST_PAUSE
-        said = (self.status.state, self.status.reason) == ("failed", reason)
         self._set("failed", reason[:2000], details)
-        log.log(logging.DEBUG if said else logging.ERROR, "probe %s: failed: %s", self.probe.name, reason)
+        log.error("probe failed", extra={"probe": self.probe.name, "reason": reason})
         self._deadline = now + self._pause
         self._pause = min(LAST_PAUSE, 2 * self._pause)
         self._changed(self)

@@ -51,7 +51,7 @@ class Compilers:
         """Ends the children that had their time."""
         for name, (child, deadline) in self._running.items():
             if time.monotonic() > deadline:
-                log.error("probe %s: still not compiled after %.0f s", name, COMPILE_SECONDS)
+                log.error("compile takes too long: ending it", extra={"probe": name, "seconds": COMPILE_SECONDS})
                 child.kill()
                 self._running[name] = child, math.inf  # its end comes by the selector
 

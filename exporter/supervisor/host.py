@@ -17,10 +17,10 @@ def mount_tracefs() -> None:
     command = ["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])]
     try:
         subprocess.run(command, capture_output=True, check=True)
-        log.info("mounted tracefs on %s", TRACEFS[0])
+        log.info("mounted tracefs", extra={"folder": TRACEFS[0]})
     except (OSError, subprocess.CalledProcessError) as error:
         words = getattr(error, "stderr", b"").decode(errors="replace").strip()
-        log.warning("tracefs is not mounted and cannot be: %s", words or error)
+        log.warning("tracefs is not mounted and cannot be", extra={"reason": words or error})
 
 
 def raise_limits() -> None:

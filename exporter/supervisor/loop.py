@@ -49,7 +49,9 @@ class Supervisor:
         try:
             self._statistics = libbpf.enable_statistics()
         except OSError as error:
-            log.warning("no BPF statistics, so no runs and no run time of programs: %s", error.strerror)
+            log.warning(
+                "no BPF statistics: runs and run time of programs are unknown", extra={"reason": error.strerror}
+            )
         share = Share(self._plan.interval, self._loaded_at, barrier, sockets, keep_bpf)
         self._worker = WorkerProcess(self._selector, share, self._worker_started)
         self._probes = Probes(self._plan.probes, self._selector, self._worker.send, self._tell_statuses)
@@ -93,14 +95,12 @@ class Supervisor:
             self._announce()
 
     def _announce(self) -> None:
-        statuses = self._probes.statuses
-        width = max(map(len, statuses))
-        for status in statuses.values():
-            state = f"{status.state} ({status.mechanism})" if status.mechanism else status.state
-            log.info("%-*s  %-24s  %s", width, status.name, state, status.reason or status.purpose)
+        for status in self._probes.statuses.values():
+            told = {"probe": status.name, "mechanism": status.mechanism, "reason": status.reason}
+            log.info("probe %s", status.state, extra={**told, "purpose": status.purpose})
         hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in self._plan.listen]
         pages = dict.fromkeys(f"http://{host}:{port}/metrics" for host, port in hosts)
-        log.info("metrics on %s", " ".join(pages))
+        log.info("serving", extra={"metrics": " ".join(pages)})
         systemd.notify("READY=1")
 
     def _stop(self) -> None:

@@ -123,7 +123,7 @@ class Probes:
         reason = load.reason(error, words)
         tried = error.tried if isinstance(error, NothingHolds) else ()
         self._set(probe.name, state="failed", reason=reason[:2000], details=details[-MAX_DETAILS:], tried=tried)
-        log.error("probe %s: failed: %s", probe.name, reason)
+        log.error("probe failed", extra={"probe": probe.name, "reason": reason})
 
     def _adopt(self, probe: Probe, loaded: Loaded, fds: list[int]) -> None:
         shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
@@ -145,7 +145,8 @@ class Probes:
             misses_unknown=loaded.misses_unknown,
         )
         for attempt in loaded.tried:
-            log.info("probe %s: %s; using %s", probe.name, attempt.reason, loaded.mechanism)
+            told = {"probe": probe.name, "mechanism": loaded.mechanism, "instead_of": attempt.mechanism}
+            log.info("probe takes another way", extra={**told, "reason": attempt.reason})
         self._update_interfaces(held)
         self._watch.looked(lacking=self._degraded())
         self._give(held)
@@ -200,7 +201,7 @@ class Probes:
         modes = sorted({link.mode for _, link in links})
         state, reason = "degraded" if reasons else "running", "; ".join(reasons)
         if (state, reason) != (self.statuses[held.probe.name].state, self.statuses[held.probe.name].reason):
-            log.warning("probe %s: %s", held.probe.name, f"{state}: {reason}" if reason else state)
+            log.warning("probe %s", state, extra={"probe": held.probe.name, "reason": reason})
         self._set(
             held.probe.name,
             state=state,

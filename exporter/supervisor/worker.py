@@ -68,7 +68,7 @@ class WorkerProcess:
         try:
             self._channel.send(message, fds)
         except TimeoutError:  # it is stopped or stuck; half a message was sent
-            log.error("the worker does not listen; ending it")
+            log.error("worker does not listen: ending it", extra={"pid": self._pid})
             os.kill(self._pid, signal.SIGKILL)
         except OSError:  # it has just ended; its successor is told everything anew
             return
@@ -97,7 +97,7 @@ class WorkerProcess:
         self._ended_at = [at for at in self._ended_at if time.monotonic() - at < RESTARTS_SECONDS] + [time.monotonic()]
         if len(self._ended_at) > MAX_RESTARTS:
             raise StartError(f"the worker ended {len(self._ended_at)} times in {RESTARTS_SECONDS:.0f} s")
-        log.error("the worker ended (%s); starting it again", _ending(status))
+        log.error("worker ended: starting it again", extra={"reason": _ending(status)})
         self.start()
 
 

@@ -164,7 +164,7 @@ class Server:
         try:
             response = await self._handler(path, asked)
         except Exception:
-            log.exception("cannot answer %s", path)
+            log.exception("cannot answer", extra={"path": path})
             return Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal error; the log says more.\n")
         if response.size > 1024 and accepts_gzip(asked.get("accept-encoding", "")):
             headers = {**response.headers, "Content-Encoding": "gzip"}

@@ -323,7 +323,7 @@ def test_a_handler_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     answer, after = talk(conversation)
     assert (answer.status, b"fault" in answer.body, after) == (500, False, b"answer to /hello\n")
     assert [(record.getMessage(), str(record.exc_info and record.exc_info[1])) for record in caplog.records] == [
-        ("cannot answer /raise", "a fault of ours")
+        ("cannot answer", "a fault of ours")
     ]
 
 
