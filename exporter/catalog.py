@@ -345,7 +345,11 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
     problems.extend(_hook_problems(probe, declared))
     problems.extend(_clashes(probe, declared))
     if source:
-        problems.extend(_source_problems(probe, source, declared))
+        try:
+            probe = dataclasses.replace(probe, c=_read_source(source, declared))
+            problems.extend(_source_problems(probe, declared))
+        except ConfigError as error:
+            problems.extend(error.problems)
     elif not problems:
         problems.extend(_script_problems(probe, declared))
     if problems:
@@ -582,19 +586,23 @@ def _clashes(probe: Probe, declared: Document) -> list[Problem]:
     return problems
 
 
-def _source_problems(probe: Probe, source: Path, declared: Document) -> list[Problem]:
-    """Compares the YAML with the C as far as that is possible without a compiler."""
+def _read_source(source: Path, declared: Document) -> str:
+    """Returns a probe's C. Raises ConfigError where it is none that can be."""
     try:
         about = source.stat()
         if (
             not stat.S_ISREG(about.st_mode) or about.st_size > document.MAX_BYTES
         ):  # a device has no end, a FIFO no begin
-            return [
-                Problem(source, 0, f"is no file of at most {document.MAX_BYTES} bytes; it is the C of {declared.path}")
-            ]
-        c = source.read_text(errors="replace")
+            message = f"is no file of at most {document.MAX_BYTES} bytes; it is the C of {declared.path}"
+            raise ConfigError([Problem(source, 0, message)])
+        return source.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        return [Problem(source, 0, f"cannot be read: {error.strerror}; it is the C of {declared.path}")]
+        message = f"cannot be read: {error.strerror}; it is the C of {declared.path}"
+        raise ConfigError([Problem(source, 0, message)]) from error
+
+
+def _source_problems(probe: Probe, declared: Document) -> list[Problem]:
+    """Compares the YAML with the C as far as that is possible without a compiler."""
     names = {metric.name for metric in probe.metrics} | {
         label.name for metric in probe.metrics for label in metric.labels
     }
@@ -603,8 +611,8 @@ def _source_problems(probe: Probe, source: Path, declared: Document) -> list[Pro
     for index, mechanism in enumerate(probe.mechanisms):
         for program in mechanism.programs:
             where: Where = ("attach", index, program.name) if listed else ("attach", program.name)
-            if not re.search(rf"\b{program.name}\b\s*[(,]", c):
-                problems.append(declared.problem(where, f"{source} has no function of this name"))
+            if not re.search(rf"\b{program.name}\b\s*[(,]", probe.c):
+                problems.append(declared.problem(where, f"{probe.source} has no function of this name"))
             for name in program.needed_for:
                 if name not in names:
                     problems.append(declared.problem((*where, "for"), f"{name!r}: {one_of(name, sorted(names))}"))

@@ -2,7 +2,7 @@
 """Expressions of probes in YAML, as trees. ``grammar`` makes them of text; what they mean is for ``loader.script``."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from exporter.errors import Problem
 
@@ -66,11 +66,14 @@ Node = Number | Text | Word | Call | Unary | Binary
 
 @dataclass(frozen=True)
 class Expression:
-    """A tree with its text, and where it stands: a problem that names the place and has still to say what is wrong."""
+    """A tree with its text, and where it stands: a problem that names the place and has still to say what is wrong.
+
+    The same expression on another line is the same.
+    """
 
     tree: Node
     text: str
-    place: Problem
+    place: Problem = field(compare=False)
 
     def problem(self, message: str) -> Problem:
         """Returns what is wrong with it."""

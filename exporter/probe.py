@@ -239,7 +239,8 @@ class Script:
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe with the config applied. declaration is its YAML; source its C, None where expressions say it all.
+    """A probe with the config applied. declaration is its YAML; source is the file of its C, None where expressions say
+    it all, and c what that file had in it when the config was read.
 
     where, an expression, says which events count. selftest is None where nobody knows how to make its events happen.
     """
@@ -257,6 +258,7 @@ class Probe:
     where: Expression | None = None
     selftest: Selftest | None = None
     script: Script | None = None
+    c: str = ""
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -88,8 +88,7 @@ def source(probe: Probe, programs: str = "", ahead: str = "") -> str:
     if births.wanted(probe):
         parts.append(births.SOURCE)
     if probe.source:
-        parts += [ahead, f'#line 1 "{_escaped(str(probe.source))}"']
-        parts.append(probe.source.read_text(encoding="utf-8", errors="replace"))
+        parts += [ahead, f'#line 1 "{_escaped(str(probe.source))}"', probe.c]
     return "\n".join([*parts, *([programs] if programs else [])]) + "\n"
 
 

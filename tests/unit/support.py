@@ -35,7 +35,8 @@ def probe(*metrics: Metric, source: Path = Path("/probes/p.c"), max_series: int 
     """A probe of one program, on a tracepoint."""
     mechanism = Mechanism((Program("on_event", (Hook("tracepoint", "a:b"),)),))
     yaml = source.with_suffix(".yaml")
-    return Probe(source.stem, "Counts.", yaml, source, (mechanism,), metrics, max_series=max_series)
+    c = source.read_text() if source.exists() else ""
+    return Probe(source.stem, "Counts.", yaml, source, (mechanism,), metrics, max_series=max_series, c=c)
 
 
 def key(table: Table, **values: str | bytes | int) -> bytes:

@@ -118,6 +118,27 @@ metrics:
 """
 
 
+def test_a_probe_has_its_c(write: Write) -> None:
+    """What is in the C is a part of the probe, so that two readings of a config tell whether it is the same; bytes that
+    are no UTF-8, in a comment say, are no fault."""
+    write("mine/p.yaml", YAML)
+    c = write("mine/p.c", C)
+    [before] = load(write, "{p: {}}")
+    assert load(write, "{p: {}}") == [before]
+    c.write_bytes(b"/* caf\xe9 */\n" + C.encode())
+    [after] = load(write, "{p: {}}")
+    assert after.c == f"/* caf\N{REPLACEMENT CHARACTER} */\n{C}"
+    assert after != before
+
+
+def test_a_probe_on_other_lines_is_the_same(write: Write) -> None:
+    """Of a probe in the config, where it stands is not what it is: lines above it come and go."""
+    probe = """{attach: tracepoint:a:b, metrics: {ebpf_a_total: {type: counter, help: A., labels: {c: args.c}}}}"""
+    text = f"probes:\n  p: {probe}\n"
+    one, other = (catalog.load(config.load(write("config.yaml", part + text))) for part in ("", "# a comment\n"))
+    assert one == other
+
+
 def test_every_form_of_a_declaration(write: Write) -> None:
     """Hooks, lists of them, optional ones, several mechanisms, options, defaults and histograms arrive as written."""
     write("p.c", "int one(void *x) {} int two(void *x) {} int three(void *x) {}")

@@ -10,7 +10,7 @@ import pytest
 
 from exporter import catalog
 from exporter.loader import births, codegen
-from exporter.probe import MAP_ENTRIES, OVERFLOW_ENTRIES, Label, Metric, Probe
+from exporter.probe import MAP_ENTRIES, OVERFLOW_ENTRIES, Label, Metric
 
 from ..conftest import Write
 from ..support import counter, gauge, histogram, label, probe
@@ -249,13 +249,6 @@ def test_names_that_the_kernel_has(write: Write) -> None:
         probe(counter("ebpf_futex_total"), source=write("none.c", "int on_event(void *x) { return 0; }"))
     )
     assert compiled("union futex_key { int kernels; };\n" + futex) == ""
-
-
-def test_a_probe_reads_its_c_when_it_is_compiled(source: Path) -> None:
-    """Bytes that are no UTF-8, in a comment say, do not stop a probe."""
-    source.write_bytes(b"/* caf\xe9 */\n" + C.encode())
-    one: Probe = probe(counter("ebpf_things_total"), source=source)
-    assert codegen.source(one).endswith(f"/* caf\N{REPLACEMENT CHARACTER} */\n{C}\n")
 
 
 @pytest.mark.parametrize(
