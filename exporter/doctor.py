@@ -20,7 +20,7 @@ from exporter import libbpf, privileges, selftest, symbols
 from exporter.bpftrace import trial
 from exporter.child import Child
 from exporter.errors import ExporterError, ProbeError, StartError
-from exporter.holder import hold
+from exporter.holder import Hold
 from exporter.loader import load
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
@@ -143,7 +143,7 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
     attached = {name: one for name, one in outcomes.items() if isinstance(one, _Attached)}
     _watch(attached.values(), barrier, seconds)
     scripts = trial.watch([probe for probe in wanted.probes if probe.script], seconds)
-    hold([fd for one in attached.values() for fd in one.held])  # so that this process ends at once
+    Hold([fd for one in attached.values() for fd in one.held])  # so that this process ends at once
     found = []
     for probe in wanted.probes:
         if probe.script:

@@ -14,7 +14,7 @@ from exporter import symbols, worker
 from exporter.bpftrace.runner import Runner
 from exporter.child import Child
 from exporter.errors import ExporterError, ProbeError
-from exporter.holder import hold
+from exporter.holder import Hold
 from exporter.loader import load
 from exporter.loader.load import NothingHolds
 from exporter.network import XdpAttachments
@@ -129,8 +129,8 @@ class Probes:
         shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
         held = _Held(probe, loaded, fds[:shared])
         last = len(fds) - loaded.on_each_cpu
-        hold(fds[shared:last])
-        hold(fds[last:], share=loaded.on_each_cpu)  # of these the kernel lets go at once
+        Hold(fds[shared:last])
+        Hold(fds[last:], share=loaded.on_each_cpu)  # of these the kernel lets go at once
         if probe.interfaces:
             programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
             held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]
