@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import h11
 
 from exporter.web.gzip import Packer
+from exporter.web.listeners import Listeners
 from exporter.web.negotiation import accepts_gzip
 
 MAX_CONNECTIONS = 256
@@ -69,11 +70,11 @@ class Server:
         self._handler = handler
         self._connections: set[_Connection] = set()
         self._packed = Packer()
+        self._listeners = Listeners(self._accepted, limit=MAX_HEADER_BYTES * 2)
 
     async def serve(self, listening: list[socket.socket]) -> None:
-        """Starts to accept; returns at once."""
-        for one in listening:
-            await asyncio.start_server(self._accepted, sock=one, limit=MAX_HEADER_BYTES * 2)
+        """Accepts clients of these sockets, and of no others any more; returns at once."""
+        await self._listeners.use(listening)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
