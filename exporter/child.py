@@ -93,6 +93,13 @@ class Child:
         """Ends the process; ``result`` then raises Crashed."""
         os.kill(self.pid, signal.SIGKILL)
 
+    def abandon(self) -> None:
+        """Ends the process, and drops whatever it has sent."""
+        self.kill()
+        os.waitpid(self.pid, 0)
+        self._channel.close()
+        self._words.close()
+
     def result(self) -> tuple[Any, list[int], str]:
         """Waits for the end. Returns the result, its descriptors, and what was written to descriptor 2.
 

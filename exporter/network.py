@@ -136,6 +136,12 @@ class XdpAttachments:
                 reasons.append(f"{found[index]}: {error.strerror}")
         return reasons
 
+    def release(self) -> None:
+        """Detaches all."""
+        for link in self._links.values():
+            os.close(link.fd)
+        self._links.clear()
+
     @property
     def links(self) -> list[XdpLink]:
         return list(self._links.values())

@@ -18,6 +18,7 @@ def notify(state: str) -> None:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+            out.setblocking(False)  # nobody may read it, and others wait for us
             out.connect("\0" + address[1:] if address.startswith("@") else address)
             out.sendall(state.encode())
     except OSError as error:

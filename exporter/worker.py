@@ -6,6 +6,7 @@ ends, so does it.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -44,25 +45,52 @@ class Statuses:
 
 @dataclass(frozen=True)
 class Adopt:
-    """From the supervisor, with descriptors of maps, programs and links: a probe runs, read it from now on."""
+    """From the supervisor, with descriptors of maps, programs and links: a probe runs, read it from now on.
+
+    What was read for a probe of this name is not any more, and its series are gone.
+    """
 
     loaded: Loaded
 
 
 @dataclass(frozen=True)
 class AdoptScript:
-    """From the supervisor, with the output of a bpftrace and a pipe to have it asked: read this one from now on."""
+    """From the supervisor, with the output of a bpftrace and a pipe to have it asked: read this one from now on.
+
+    Series go on if it is the same script.
+    """
 
     probe: Probe
     marker: str
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a worker begins with. interval in seconds; config_loaded is a Unix time."""
+class Retire:
+    """From the supervisor: a probe is no more, nor are its series."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Configured:
+    """From the supervisor: how the config stands. interval in seconds; loaded, a Unix time, is when it was last read
+    with success, and good says whether it was the last time."""
 
     interval: float
-    config_loaded: float
+    loaded: float
+    good: bool = True
+
+
+@dataclass(frozen=True)
+class Listen:
+    """From the supervisor, with sockets that listen: these alone are served from now on."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a worker begins with."""
+
+    configured: Configured
     restarts: int
 
 
@@ -70,16 +98,19 @@ class Worker:
     """The unprivileged process's state and its loop."""
 
     def __init__(self, start: Start, channel: Channel, barrier: Barrier, listening: list[socket.socket]) -> None:
-        self._start = start
+        self._configured = start.configured
         self._channel = channel
         self._barrier = barrier
         self._listening = listening
-        self._health = Health(config_loaded=start.config_loaded, worker_restarts=start.restarts)
+        self._health = Health(start.configured.loaded, worker_restarts=start.restarts)
         self._registry = self._health.registry()
         self._next_read: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._may_read_at = 0.0
         self._pages: dict[Format, list[bytes]] = {}  # of the last read
+        self._server = Server(Site(self._health, self._page))
+        self._other_interval = asyncio.Event()
+        self._other_sockets = asyncio.Event()
 
     async def run(self) -> None:
         """Serves until the supervisor ends or says so."""
@@ -87,9 +118,9 @@ class Worker:
         ended = loop.create_future()
         loop.add_reader(self._channel.fileno(), self._told, ended)
         loop.add_signal_handler(signal.SIGTERM, _finish, ended)
-        await Server(Site(self._health, self._page)).serve(self._listening)
-        timer = asyncio.create_task(self._read_by_timer())
-        timer.add_done_callback(lambda task: _finish(ended, task))
+        tasks = [asyncio.create_task(endless) for endless in (self._read_by_timer(), self._serve())]
+        for task in tasks:
+            task.add_done_callback(lambda task: _finish(ended, task))
         await ended
 
     def _told(self, ended: "asyncio.Future[None]") -> None:
@@ -105,22 +136,54 @@ class Worker:
             self._health.statuses = {status.name: status for status in message.statuses}
             self._health.settled = message.settled
         elif isinstance(message, Adopt):
-            loaded, rest = message.loaded, iter(fds)
-            by_name = {name: next(rest) for name in loaded.maps}
-            if (table := by_name.pop(symbols.TABLE, None)) is not None:
-                symbols.SYMBOLS.use(table)
-                os.close(table)
-            self._health.running[loaded.probe.name] = Running(
-                maps=ProbeMaps(loaded.probe, by_name),
-                programs={name: next(rest) for name in loaded.programs},
-                links=list(zip(loaded.links, rest, strict=True)),
-                misses_unknown=loaded.misses_unknown,
-                starts_missed=by_name.get("missed"),
-            )
-            self._health.compiler = loaded.compiler
+            self._adopt(message.loaded, fds)
         elif isinstance(message, AdoptScript):
-            reader = self._health.scripts.setdefault(message.probe.name, Reader(message.probe))
-            reader.adopt(message.marker, *fds)
+            self._adopt_script(message, fds)
+        elif isinstance(message, Retire):
+            self._retire(message.name)
+        elif isinstance(message, Configured):
+            self._health.config_loaded, self._health.config_good = message.loaded, message.good
+            if message.interval != self._configured.interval:
+                self._other_interval.set()
+            self._configured = message
+        elif isinstance(message, Listen):
+            self._listening = [socket.socket(fileno=fd) for fd in fds]
+            self._other_sockets.set()
+
+    def _adopt(self, loaded: Loaded, fds: list[int]) -> None:
+        self._retire(loaded.probe.name)
+        rest = iter(fds)
+        by_name = {name: next(rest) for name in loaded.maps}
+        if (table := by_name.pop(symbols.TABLE, None)) is not None:
+            symbols.SYMBOLS.use(table)
+            os.close(table)
+        self._health.running[loaded.probe.name] = Running(
+            maps=ProbeMaps(loaded.probe, by_name),
+            programs={name: next(rest) for name in loaded.programs},
+            links=list(zip(loaded.links, rest, strict=True)),
+            misses_unknown=loaded.misses_unknown,
+            starts_missed=by_name.get("missed"),
+        )
+        self._health.compiler = loaded.compiler
+
+    def _adopt_script(self, message: AdoptScript, fds: list[int]) -> None:
+        reader = self._health.scripts.get(message.probe.name)
+        if reader is None or reader.probe != message.probe:
+            self._retire(message.probe.name)
+            reader = self._health.scripts[message.probe.name] = Reader(message.probe)
+        reader.adopt(message.marker, *fds)
+
+    def _retire(self, name: str) -> None:
+        if running := self._health.running.pop(name, None):
+            running.close()
+        if reader := self._health.scripts.pop(name, None):
+            reader.close()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._server.serve(self._listening)
+            await self._other_sockets.wait()
+            self._other_sockets.clear()
 
     def _read(self) -> None:
         began = time.monotonic()
@@ -132,7 +195,10 @@ class Worker:
 
     async def _read_by_timer(self) -> None:
         while True:
-            await asyncio.sleep(self._start.interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._configured.interval):
+                    await self._other_interval.wait()
+            self._other_interval.clear()
             await self._fresh()
 
     async def _fresh(self) -> None:

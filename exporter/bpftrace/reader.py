@@ -27,6 +27,7 @@ class Reader:
 
     def __init__(self, probe: Probe) -> None:
         assert probe.script is not None
+        self.probe = probe
         self._maps = {map_.name: bool(map_.texts) for map_ in probe.script.maps}
         self._shown = {map_.name: shown(map_, probe.max_series) for map_ in probe.script.maps}
         self.tables = list(self._shown.values())
@@ -65,6 +66,14 @@ class Reader:
         for _ in range(_OLD_PIECES):  # what another worker asked for and did not read
             if self._output < 0 or not self._readable():
                 break
+
+    def close(self) -> None:
+        """Reads no more: the script is not wanted any more."""
+        if self._output >= 0:
+            self._ended()
+        if self._ask >= 0:
+            os.close(self._ask)
+            self._ask = -1
 
     async def read(self) -> None:
         """Brings the series up to now, if bpftrace answers in time."""

@@ -51,8 +51,14 @@ class Runner:
         self._pause = FIRST_PAUSE
         self._seen = self._words = b""
         self._fds: dict[str, int] = {}
+        self._retired = False
 
     # -- what the supervisor calls
+
+    @property
+    def up(self) -> bool:
+        """Whether it runs, or has done what it was to do."""
+        return self.status.state in ("running", "ended")
 
     @property
     def shared(self) -> list[int]:
@@ -78,6 +84,17 @@ class Runner:
             self.kill()
         else:
             self._start()
+
+    def hurry(self) -> None:
+        """Starts at once what would be started again later: its pauses begin anew."""
+        if not self._pid and self._deadline < math.inf:
+            self._pause, self._deadline = FIRST_PAUSE, time.monotonic()
+
+    def retire(self) -> None:
+        """Ends bpftrace for good; nobody is told of it any more."""
+        self._retired = True
+        self._deadline = self._ask_at = math.inf
+        self.kill()
 
     def kill(self) -> None:
         """Ends bpftrace: at once, for what it would print is of no use any more."""
@@ -153,7 +170,7 @@ class Runner:
         if data == b"":
             self._selector.unregister(self._fds["output"])
         self._seen = self._seen[-256:] + (data or b"")
-        if f"{self.marker} end ".encode() not in self._seen:
+        if self._retired or f"{self.marker} end ".encode() not in self._seen:
             return
         self._selector.unregister(self._fds["output"])
         self._deadline = self._ask_at = math.inf
@@ -185,6 +202,8 @@ class Runner:
             os.close(fd)
         self._fds = {}
         self._deadline = self._ask_at = math.inf
+        if self._retired:
+            return
         details = self._details()
         code = os.waitstatus_to_exitcode(status)
         if code == 0 and self._script.ends:

@@ -2,6 +2,7 @@
 """The exporter's metrics of itself, served by prometheus_client along with the process metrics."""
 
 import dataclasses
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,12 @@ class Running:
         links = sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
         return statistics.missed + links + (ends or 0)
 
+    def close(self) -> None:
+        """Lets go of all descriptors: the probe is no more."""
+        self.maps.close()
+        for fd in [*self.programs.values(), *(fd for _, fd in self.links)]:
+            os.close(fd)
+
     def _ends(self, program: str) -> int | None:
         # all ends count their missing starts in one map: told of the first of them
         ends = [name for name in self.programs if name.startswith("on_end")]
@@ -56,6 +63,7 @@ class Health:
     """What the worker knows of itself and of the probes; a collector for prometheus_client. Times in seconds."""
 
     config_loaded: float
+    config_good: bool = True
     compiler: str = ""
     settled: bool = False  # every probe has started or failed
     statuses: dict[str, ProbeStatus] = field(default_factory=dict)
@@ -108,7 +116,9 @@ class Health:
             "ebpf_exporter_last_read_timestamp_seconds", "When all maps were last read.", self.last_read
         )
         yield GaugeMetricFamily(
-            "ebpf_exporter_config_last_reload_successful", "Whether the config was read with success, last time.", 1
+            "ebpf_exporter_config_last_reload_successful",
+            "Whether the config was read with success, last time.",
+            self.config_good,
         )
         yield GaugeMetricFamily(
             "ebpf_exporter_config_last_reload_success_timestamp_seconds",

@@ -6,6 +6,7 @@ is an update of an array of maps, from which the kernel returns only after every
 (commit 1ae80cf31938, "bpf: wait for running BPF programs when updating map-in-map", 5.0).
 """
 
+import os
 import struct
 
 from exporter import cgroups, kinds, libbpf
@@ -51,6 +52,11 @@ class ProbeMaps:
             )
             for series in self.tables
         ]
+
+    def close(self) -> None:
+        """Lets go of the maps."""
+        for fd in self._fds.values():
+            os.close(fd)
 
     def turn(self) -> None:
         """Makes the programs write the other half from their next run on."""

@@ -7,61 +7,96 @@ import os
 import selectors
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from exporter.child import Child
-from exporter.loader import load
-from exporter.probe import Probe
+from exporter.child import Child, Crashed
+from exporter.errors import ExporterError
 
 COMPILE_SECONDS = 120.0  # a compile takes one second; on an emulated machine, a quarter of a minute
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
+class Job:
+    """Work for a child: what it runs, and who is told of the result and its descriptors, or of the error."""
+
+    name: str
+    function: Callable[..., tuple[Any, list[int]]]
+    arguments: tuple[Any, ...]
+    done: Callable[[Any, list[int]], None]
+    failed: Callable[[ExporterError], None]
+    child: Child | None = None
+    deadline: float = math.inf
+    late: bool = False
+
+
 class Compilers:
-    """The children that run, and the probes that wait for one."""
+    """The children that run, and the work that waits for one."""
 
-    def __init__(self, selector: selectors.BaseSelector, ended: Callable[[Probe, Child], None]) -> None:
-        """ended is called with each child that has its result or has died."""
+    def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
-        self._ended = ended
-        self._waiting: list[Probe] = []
-        self._running: dict[str, tuple[Child, float]] = {}
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting or self._running)
+        self._waiting: list[Job] = []
+        self._running: list[Job] = []
 
     @property
     def deadline(self) -> float:
         """When ``tick`` is due, by the monotonic clock."""
-        return min((deadline for _, deadline in self._running.values()), default=math.inf)
+        return min((job.deadline for job in self._running), default=math.inf)
 
-    def add(self, probe: Probe) -> None:
-        self._waiting.append(probe)
+    def add(self, job: Job) -> None:
+        """Does a job as soon as there is room."""
+        self._waiting.append(job)
+        self._start()
 
-    def start(self) -> None:
-        """Starts children for what waits, as far as there is room."""
-        while self._waiting and len(self._running) < len(os.sched_getaffinity(0)):
-            probe = self._waiting.pop(0)
-            child = Child(load.start, probe)
-            self._running[probe.name] = child, time.monotonic() + COMPILE_SECONDS
-            self._selector.register(child, selectors.EVENT_READ, lambda probe=probe: self._readable(probe))
+    def cancel(self, job: Job) -> None:
+        """Forgets a job: nobody is told of it any more."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+        elif job.child is not None and job in self._running:
+            self._running.remove(job)
+            self._selector.unregister(job.child)
+            job.child.abandon()
+            self._start()
 
     def tick(self) -> None:
         """Ends the children that had their time."""
-        for name, (child, deadline) in self._running.items():
-            if time.monotonic() > deadline:
-                log.error("compile takes too long: ending it", extra={"probe": name, "seconds": COMPILE_SECONDS})
-                child.kill()
-                self._running[name] = child, math.inf  # its end comes by the selector
+        for job in self._running:
+            if job.child is not None and time.monotonic() > job.deadline:
+                job.child.kill()
+                job.deadline, job.late = math.inf, True  # its end comes by the selector
 
     def kill(self) -> None:
         """Ends all children."""
-        for child, _ in self._running.values():
-            child.kill()
+        for job in self._running:
+            if job.child is not None:
+                job.child.kill()
 
-    def _readable(self, probe: Probe) -> None:
-        child, _ = self._running.pop(probe.name)
-        self._selector.unregister(child)
-        self._ended(probe, child)
-        self.start()
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < len(os.sched_getaffinity(0)):
+            job = self._waiting.pop(0)
+            job.child = Child(job.function, *job.arguments)
+            job.deadline, job.late = time.monotonic() + COMPILE_SECONDS, False
+            self._running.append(job)
+            self._selector.register(job.child, selectors.EVENT_READ, lambda job=job: self._readable(job))
+
+    def _readable(self, job: Job) -> None:
+        assert job.child is not None
+        self._running.remove(job)
+        self._selector.unregister(job.child)
+        try:
+            result, fds, _ = job.child.result()
+        except ExporterError as error:
+            job.failed(_late(error) if job.late else error)
+        else:
+            job.done(result, fds)
+        self._start()
+
+
+def _late(error: ExporterError) -> ExporterError:
+    """Returns what to say of a child that was ended: not by which signal, but why; with all that it had said."""
+    late = Crashed(f"it was not compiled and attached within {COMPILE_SECONDS:.0f} s")
+    for words in getattr(error, "__notes__", []):
+        late.add_note(words)
+    return late

@@ -18,10 +18,13 @@ class Watch:
     def __init__(self, selector: selectors.BaseSelector, look: Callable[[], None]) -> None:
         self._selector = selector
         self._look = look
+        self._changes: Changes | None = None
         self.deadline = math.inf  # by the monotonic clock
 
     def begin(self) -> None:
         """Follows the host's interfaces and routes from now on."""
+        if self._changes is not None:
+            return
         self._changes = Changes()
         self._selector.register(self._changes, selectors.EVENT_READ, self._changed)
 
@@ -35,5 +38,6 @@ class Watch:
             self._look()
 
     def _changed(self) -> None:
+        assert self._changes is not None
         self._changes.clear()
         self.deadline = min(self.deadline, time.monotonic() + SETTLE_SECONDS)

@@ -18,8 +18,8 @@ from exporter.metrics.maps import Barrier
 from exporter.supervisor import host, listening
 from exporter.supervisor.plan import Plan
 from exporter.supervisor.probes import Probes
-from exporter.supervisor.worker import Share, WorkerProcess
-from exporter.worker import Statuses
+from exporter.supervisor.worker import WorkerProcess
+from exporter.worker import Configured, Statuses
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ class Supervisor:
     def __init__(self, wanted: Plan) -> None:
         self._plan = wanted
         self._selector = selectors.DefaultSelector()
-        self._loaded_at = time.time()
         self._stopping = False
         self._ready = False
 
@@ -52,15 +51,17 @@ class Supervisor:
             log.warning(
                 "no BPF statistics: runs and run time of programs are unknown", extra={"reason": error.strerror}
             )
-        share = Share(self._plan.interval, self._loaded_at, barrier, sockets, keep_bpf)
-        self._worker = WorkerProcess(self._selector, share, self._worker_started)
-        self._probes = Probes(self._plan.probes, self._selector, self._worker.send, self._tell_statuses)
-        self._worker.start()
+        self._worker = WorkerProcess(self._selector, barrier, keep_bpf, self._worker_started)
+        self._worker.configure(Configured(self._plan.interval, time.time()))
+        self._worker.listen(sockets)
+        self._probes = Probes(self._selector, self._worker.send, self._tell_statuses)
         try:
-            self._probes.start()
+            self._probes.apply(self._plan.probes)
+            self._worker.start()
             while not self._stopping:
                 for key, _ in self._selector.select(self._timeout()):
-                    key.data()
+                    if self._selector.get_map().get(key.fd) is key:  # else one before it was the end of this one
+                        key.data()
                 self._probes.tick()
         finally:
             self._stop()
@@ -88,10 +89,10 @@ class Supervisor:
         self._tell_statuses()
 
     def _tell_statuses(self) -> None:
-        settled = self._probes.settled
-        self._worker.send(Statuses(tuple(self._probes.statuses.values()), settled))
-        if settled and not self._ready:
+        if first := not self._ready and self._probes.settled:
             self._ready = True
+        self._worker.send(Statuses(tuple(self._probes.statuses.values()), self._ready))
+        if first:
             self._announce()
 
     def _announce(self) -> None:

@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probes that a config asks for: compiled, attached and held, and how each stands."""
+"""The probes that a config asks for, and those that run: the one become the other, each by itself."""
 
 import dataclasses
 import logging
 import math
 import os
 import selectors
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from exporter import symbols, worker
 from exporter.bpftrace.runner import Runner
-from exporter.child import Child
-from exporter.errors import ExporterError, ProbeError
-from exporter.holder import Hold
-from exporter.loader import load
-from exporter.loader.load import NothingHolds
-from exporter.network import XdpAttachments
 from exporter.probe import Probe
-from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
+from exporter.status import ProbeStatus
 from exporter.supervisor.compiling import Compilers
 from exporter.supervisor.interfaces import Watch
+from exporter.supervisor.life import Life
 
 log = logging.getLogger(__name__)
 
@@ -32,180 +27,203 @@ class Send(Protocol):
     def __call__(self, message: object, fds: list[int] | None = None) -> None: ...
 
 
-@dataclass
-class _Held:
-    """A probe that runs: what the worker is to be told and given, and what holds XDP on interfaces."""
+@dataclass(frozen=True)
+class Changes:
+    """What another config changes, by the names of probes."""
 
-    probe: Probe
-    loaded: Loaded
-    shared: list[int]  # maps, programs and links that tell what they missed
-    xdp: list[XdpAttachments] = field(default_factory=list)
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A probe's place: what is there now, and what is to take its place as soon as it is up."""
+
+    now: Life | Runner
+    next: Life | Runner | None = None
+
+    @property
+    def lives(self) -> list[Life | Runner]:
+        return [self.now, *([self.next] if self.next else [])]
+
+    @property
+    def settled(self) -> bool:
+        return self.now.status.state != "starting" and (self.next is None or self.next.status.state == "failed")
+
+    @property
+    def status(self) -> ProbeStatus:
+        if self.next is None or self.next.status.state != "failed":
+            return self.now.status
+        failed = self.next.status
+        reason = f"it failed as the config has it now, and goes on as it was before: {failed.reason}"
+        return dataclasses.replace(
+            self.now.status, state="degraded", reason=reason, details=failed.details, tried=failed.tried
+        )
 
 
 class Probes:
     """All probes, through their lives."""
 
-    def __init__(
-        self,
-        wanted: tuple[Probe, ...],
-        selector: selectors.BaseSelector,
-        send: Send,
-        changed: Callable[[], None],
-    ) -> None:
+    def __init__(self, selector: selectors.BaseSelector, send: Send, changed: Callable[[], None]) -> None:
         """changed is called when a status is another; descriptors of what runs are sent to the worker by themselves."""
-        self._wanted = wanted
+        self._selector = selector
         self._send = send
         self._changed = changed
-        self.statuses = {
-            probe.name: ProbeStatus(probe.name, probe.purpose, declaration=str(probe.declaration)) for probe in wanted
-        }
-        self._held: dict[str, _Held] = {}
-        self._runners = [Runner(probe, selector, self._script_changed) for probe in wanted if probe.script is not None]
-        self._compilers = Compilers(selector, self._compiled)
-        for probe in wanted:
-            if probe.script is None:
-                self._compilers.add(probe)
+        self._slots: dict[str, _Slot] = {}
+        self._compilers = Compilers(selector)
         self._watch = Watch(selector, self._look_at_interfaces)
 
-    def start(self) -> None:
-        """Starts all that is wanted."""
-        if any(probe.interfaces for probe in self._wanted):
-            self._watch.begin()
-        self._compilers.start()
+    @property
+    def statuses(self) -> dict[str, ProbeStatus]:
+        """How each probe stands, by name, in the config's order."""
+        return {name: slot.status for name, slot in self._slots.items()}
 
     @property
     def settled(self) -> bool:
-        """Whether each probe has started or failed."""
-        return not self._compilers.busy and not any(runner.status.state == "starting" for runner in self._runners)
+        """Whether each probe is as the config wants it, or has failed."""
+        return all(slot.settled for slot in self._slots.values())
 
     @property
     def deadline(self) -> float:
         """When ``tick`` is due, by the monotonic clock."""
-        runners = (runner.deadline for runner in self._runners)
-        return min(self._compilers.deadline, self._watch.deadline, *runners, math.inf)
+        lives = (life.deadline for life in self._lives())
+        return min(self._compilers.deadline, self._watch.deadline, *lives, math.inf)
 
     def tick(self) -> None:
         """Does what is due."""
         self._compilers.tick()
-        for runner in self._runners:
-            runner.tick()
+        for life in list(self._lives()):
+            life.tick()
         self._watch.tick()
+
+    def apply(self, wanted: tuple[Probe, ...]) -> Changes:
+        """Makes these probes run, and no others. What is the same goes on; what is not takes the place of what was as
+        soon as it is up. What has failed and is the same is tried again."""
+        before = self._slots
+        self._slots = {probe.name: before.get(probe.name) or _Slot(self._begin(probe)) for probe in wanted}
+        for name in before.keys() - self._slots.keys():
+            for life in before[name].lives:
+                life.retire()
+            self._send(worker.Retire(name))
+        if any(probe.interfaces for probe in wanted):
+            self._watch.begin()
+        changed = [probe.name for probe in wanted if probe.name in before and self._want(before[probe.name], probe)]
+        self._changed()
+        return Changes(
+            added=tuple(name for name in self._slots if name not in before),
+            changed=tuple(changed),
+            removed=tuple(name for name in before if name not in self._slots),
+            kept=tuple(name for name in self._slots if name in before and name not in changed),
+        )
 
     def give_all(self) -> None:
         """Sends the worker all that runs."""
-        for held in self._held.values():
-            self._give(held)
-        for runner in self._runners:
-            self._give_script(runner)
+        for slot in self._slots.values():
+            self._give(slot.now)
 
     def stop(self) -> None:
         """Ends all processes of probes. What is attached is held until this process ends."""
         self._compilers.kill()
-        for runner in self._runners:
+        runners = [life for life in self._lives() if isinstance(life, Runner)]
+        for runner in runners:
             runner.kill()
-        for runner in self._runners:
+        for runner in runners:
             runner.wait()
 
-    # -- from compiled to attached
+    # -- what a config wants
 
-    def _compiled(self, probe: Probe, child: Child) -> None:
-        try:
-            loaded, fds, _ = child.result()
-        except ExporterError as error:
-            self._failed(probe, error)
-        else:
-            self._adopt(probe, loaded, fds)
+    def _lives(self) -> Iterator[Life | Runner]:
+        return (life for slot in self._slots.values() for life in slot.lives)
+
+    def _begin(self, probe: Probe) -> Life | Runner:
+        if probe.script is not None:
+            return Runner(probe, self._selector, self._script_changed)
+        return Life(probe, self._compilers, self._attached, lambda _: self._changed())
+
+    def _want(self, slot: _Slot, probe: Probe) -> bool:
+        """Wants a probe in a slot. Returns whether it is another than was wanted there before."""
+        last = slot.lives[-1]
+        if probe == last.probe:
+            last.hurry()
+            return False
+        if slot.next:
+            slot.next.retire()
+            slot.next = None
+        if probe != slot.now.probe:
+            begun = self._begin(probe)
+            if slot.now.up:
+                slot.next = begun
+            else:
+                self._replace(slot, begun)
+        return True
+
+    def _replace(self, slot: _Slot, life: Life | Runner) -> None:
+        """Puts in a slot what is not up yet: the worker has nothing of it until it is."""
+        slot.now.retire()
+        self._send(worker.Retire(slot.now.probe.name))
+        slot.now, slot.next = life, None
+
+    # -- what comes up
+
+    def _attached(self, life: Life) -> None:
+        self._take_place(life)
+        self._share_symbols(life)
+        self._look_at_interfaces()
         self._changed()
-
-    def _failed(self, probe: Probe, error: ExporterError) -> None:
-        words = "\n".join(getattr(error, "__notes__", []))
-        details = "\n".join(filter(None, [error.details if isinstance(error, ProbeError) else "", words]))
-        reason = load.reason(error, words)
-        tried = error.tried if isinstance(error, NothingHolds) else ()
-        self._set(probe.name, state="failed", reason=reason[:2000], details=details[-MAX_DETAILS:], tried=tried)
-        log.error("probe failed", extra={"probe": probe.name, "reason": reason})
-
-    def _adopt(self, probe: Probe, loaded: Loaded, fds: list[int]) -> None:
-        shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
-        held = _Held(probe, loaded, fds[:shared])
-        last = len(fds) - loaded.on_each_cpu
-        Hold(fds[shared:last])
-        Hold(fds[last:], share=loaded.on_each_cpu)  # of these the kernel lets go at once
-        if probe.interfaces:
-            programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
-            held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]
-        self._share_symbols(held)
-        self._held[probe.name] = held
-        self._set(
-            probe.name,
-            state="running",
-            mechanism=loaded.mechanism,
-            tried=loaded.tried,
-            attachments=loaded.attachments,
-            misses_unknown=loaded.misses_unknown,
-        )
-        for attempt in loaded.tried:
-            told = {"probe": probe.name, "mechanism": loaded.mechanism, "instead_of": attempt.mechanism}
-            log.info("probe takes another way", extra={**told, "reason": attempt.reason})
-        self._update_interfaces(held)
-        self._watch.looked(lacking=self._degraded())
-        self._give(held)
-
-    def _share_symbols(self, newest: _Held) -> None:
-        """Keeps one table of the kernel's symbols, the newest, for all probes that have one: it has some megabytes."""
-        tables = [
-            held.shared[held.loaded.maps.index(symbols.TABLE)]
-            for held in (newest, *self._held.values())
-            if symbols.TABLE in held.loaded.maps
-        ]
-        for older in tables[1:]:
-            os.dup2(tables[0], older, inheritable=False)
 
     def _script_changed(self, runner: Runner) -> None:
-        self.statuses[runner.probe.name] = runner.status
-        self._give_script(runner)
+        if runner.up:
+            self._take_place(runner)
         self._changed()
 
-    def _set(self, name: str, **changes: object) -> None:
-        self.statuses[name] = dataclasses.replace(self.statuses[name], **changes)  # type: ignore[arg-type]  # by name
+    def _take_place(self, life: Life | Runner) -> None:
+        """What is up is read, in place of what was there before it."""
+        slot = self._slots[life.probe.name]
+        self._make_way(slot, life.probe)
+        before, slot.now, slot.next = slot.now, life, None
+        self._give(life)
+        if before is not life:
+            before.retire()
+            log.info("probe runs as the config has it now", extra={"probe": life.probe.name})
 
-    def _give(self, held: _Held) -> None:
-        self._send(worker.Adopt(held.loaded), held.shared)
+    def _make_way(self, slot: _Slot, probe: Probe) -> None:
+        """A metric may have gone from one probe to another: it can't be of both while the one waits to change."""
+        names = _metrics(probe)
+        for other in self._slots.values():
+            if other is not slot and other.next and not names.isdisjoint(_metrics(other.now.probe)):
+                self._replace(other, other.next)
 
-    def _give_script(self, runner: Runner) -> None:
-        if runner.shared:
-            self._send(worker.AdoptScript(runner.probe, runner.marker), runner.shared)
+    def _give(self, life: Life | Runner) -> None:
+        if isinstance(life, Runner):
+            if life.shared:
+                self._send(worker.AdoptScript(life.probe, life.marker), life.shared)
+        elif life.held:
+            self._send(worker.Adopt(life.held.loaded), life.held.shared)
+
+    def _share_symbols(self, newest: Life) -> None:
+        """Keeps one table of the kernel's symbols, the newest, for all probes that have one: it has some megabytes."""
+        tables = [
+            life.held.shared[life.held.loaded.maps.index(symbols.TABLE)]
+            for life in (newest, *self._lives())
+            if isinstance(life, Life) and life.held and symbols.TABLE in life.held.loaded.maps
+        ]
+        for older in tables[1:]:
+            if older != tables[0]:
+                os.dup2(tables[0], older, inheritable=False)
 
     # -- on interfaces
 
-    def _degraded(self) -> bool:
-        return any(status.state == "degraded" for status in self.statuses.values())
-
     def _look_at_interfaces(self) -> None:
-        before = dict(self.statuses)
-        for held in self._held.values():
-            self._update_interfaces(held)
-        self._watch.looked(lacking=self._degraded())
+        before = self.statuses
+        for slot in self._slots.values():
+            if isinstance(slot.now, Life):
+                slot.now.update_interfaces()
+        self._watch.looked(lacking=any(slot.now.status.state == "degraded" for slot in self._slots.values()))
         if self.statuses != before:
             self._changed()
 
-    def _update_interfaces(self, held: _Held) -> None:
-        if not held.xdp:
-            return
-        reasons = [reason for attachments in held.xdp for reason in attachments.update()]
-        links = [
-            (program, link)
-            for program, attachments in zip(held.loaded.programs, held.xdp, strict=True)
-            for link in attachments.links
-        ]
-        modes = sorted({link.mode for _, link in links})
-        state, reason = "degraded" if reasons else "running", "; ".join(reasons)
-        if (state, reason) != (self.statuses[held.probe.name].state, self.statuses[held.probe.name].reason):
-            log.warning("probe %s", state, extra={"probe": held.probe.name, "reason": reason})
-        self._set(
-            held.probe.name,
-            state=state,
-            reason=reason,
-            mechanism=f"xdp {'+'.join(modes)}" if modes else "xdp",
-            attachments=tuple((program, f"xdp:{link.interface} ({link.mode})") for program, link in links),
-        )
+
+def _metrics(probe: Probe) -> set[str]:
+    return {metric.name for metric in probe.metrics if metric.chosen}

@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from exporter import worker
 from exporter.channel import Channel
@@ -21,40 +20,45 @@ MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reas
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Share:
-    """What each worker is started with. config_loaded is a Unix time; keep_bpf says whether to leave it CAP_BPF."""
-
-    interval: float
-    config_loaded: float
-    barrier: list[int]
-    listening: list[socket.socket]
-    keep_bpf: bool
-
-
 class WorkerProcess:
     """The worker, through all its lives."""
 
-    def __init__(self, selector: selectors.BaseSelector, share: Share, started: Callable[[], None]) -> None:
-        """started is called when a worker was started, which has to be told everything."""
+    def __init__(
+        self, selector: selectors.BaseSelector, barrier: list[int], keep_bpf: bool, started: Callable[[], None]
+    ) -> None:
+        """keep_bpf says whether to leave it CAP_BPF. started is called when a worker was started, which has to be told
+        everything."""
         self._selector = selector
-        self._share = share
+        self._barrier = barrier
+        self._keep_bpf = keep_bpf
         self._started = started
+        self._configured: worker.Configured | None = None
+        self._listening: list[socket.socket] = []
         self._pid = 0
         self._channel: Channel | None = None
         self._restarts = 0
         self._ended_at: list[float] = []
 
+    def configure(self, configured: worker.Configured) -> None:
+        """How the config stands, for this worker and those to come."""
+        self._configured = configured
+        self.send(configured)
+
+    def listen(self, sockets: list[socket.socket]) -> None:
+        """Which sockets to serve, for this worker and those to come."""
+        self._listening = sockets
+        self.send(worker.Listen(), [one.fileno() for one in sockets])
+
     def start(self) -> None:
+        assert self._configured is not None
         ours, theirs = Channel.pair()
         ours.socket.settimeout(SEND_SECONDS)
-        share = self._share
-        start = worker.Start(share.interval, share.config_loaded, self._restarts)
+        start = worker.Start(self._configured, self._restarts)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
-            worker.main(start, theirs, share.barrier, share.listening, share.keep_bpf, parent)
+            worker.main(start, theirs, self._barrier, self._listening, self._keep_bpf, parent)
         theirs.close()
         self._pid, self._channel = pid, ours
         self._end = os.pidfd_open(pid)

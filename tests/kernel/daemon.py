@@ -96,24 +96,21 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-            notified.bind(str(self._work / "notify"))
-            self.process = subprocess.Popen(
-                [*self._prefix, str(COMMAND), "run", "--config", str(self.config)],
-                env={**os.environ, "NOTIFY_SOCKET": str(self._work / "notify")},
-                stdout=self._log,
-                stderr=self._log,
-            )
-            notified.settimeout(0.1)
-            for _ in range(START_SECONDS * 10):
-                try:
-                    if b"READY=1" in notified.recv(4096):
-                        return self
-                except TimeoutError:
-                    if self.process.poll() is not None:
-                        break
-        self._end()
-        raise AssertionError(f"the daemon did not start:\n{self.log()}")
+        self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notified.bind(str(self._work / "notify"))
+        self._notified.settimeout(0.1)
+        self.process = subprocess.Popen(
+            [*self._prefix, str(COMMAND), "run", "--config", str(self.config)],
+            env={**os.environ, "NOTIFY_SOCKET": str(self._work / "notify")},
+            stdout=self._log,
+            stderr=self._log,
+        )
+        try:
+            self.wait_for_notification("READY=1")
+        except AssertionError:
+            self._end()
+            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -124,11 +121,27 @@ class Daemon:
         self._log.close()
         self._temporary.cleanup()
 
+    def wait_for_notification(self, word: str) -> list[str]:
+        """Returns what the daemon tells systemd, from what was not asked for yet up to what has this word."""
+        assert self.process is not None
+        told: list[str] = []
+        for _ in range(START_SECONDS * 10):
+            try:
+                told.append(self._notified.recv(4096).decode())
+            except TimeoutError:
+                if self.process.poll() is not None:
+                    break
+                continue
+            if word in told[-1]:
+                return told
+        raise AssertionError(f"systemd was not told {word}, but {told}:\n{self.log()}")
+
     def _end(self) -> None:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+        self._notified.close()
 
     def log(self) -> str:
         return (self._work / "log").read_text(errors="backslashreplace")

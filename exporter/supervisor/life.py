@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One probe's life: compiled, attached and held; tried again where it failed; let go of when it is not wanted."""
+
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from exporter.errors import ExporterError, ProbeError
+from exporter.holder import Hold
+from exporter.loader import load
+from exporter.loader.load import NothingHolds
+from exporter.network import XdpAttachments
+from exporter.probe import Probe
+from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
+from exporter.supervisor.compiling import Compilers, Job
+
+FIRST_PAUSE, LAST_PAUSE = 10.0, 600.0  # seconds before what failed is tried again; doubled each time
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Held:
+    """What a running probe has: what the worker is to be told and given, what attaches it, and XDP on interfaces."""
+
+    loaded: Loaded
+    shared: list[int]  # maps, programs and links that tell what they missed
+    attachments: list[Hold]
+    xdp: list[XdpAttachments] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Lets go of all: nothing of the probe stays attached."""
+        for hold in self.attachments:
+            hold.release()
+        for one in self.xdp:
+            one.release()
+        for fd in self.shared:
+            os.close(fd)
+
+
+class Life:
+    """A probe that is compiled here, as the config wants it at one time. ``held`` is what it has while it is up."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        compilers: Compilers,
+        attached: Callable[["Life"], None],
+        changed: Callable[["Life"], None],
+    ) -> None:
+        """attached is called when it is up, changed when its status is another."""
+        self.probe = probe
+        self.status = ProbeStatus(probe.name, probe.purpose, declaration=str(probe.declaration))
+        self.held: Held | None = None
+        self._compilers = compilers
+        self._attached = attached
+        self._changed = changed
+        self._pause = FIRST_PAUSE
+        self._again_at = math.inf
+        self._job = Job(probe.name, load.start, (probe,), self._loaded, self._failed)
+        compilers.add(self._job)
+
+    @property
+    def up(self) -> bool:
+        return self.held is not None
+
+    @property
+    def deadline(self) -> float:
+        """When ``tick`` is due, by the monotonic clock."""
+        return self._again_at
+
+    def tick(self) -> None:
+        """Tries again, if it is due."""
+        if time.monotonic() >= self._again_at:
+            self._again_at = math.inf
+            self._compilers.add(self._job)
+
+    def hurry(self) -> None:
+        """Tries at once what would be tried again later: its pauses begin anew."""
+        self._pause = FIRST_PAUSE
+        if self._again_at < math.inf:
+            self._again_at = time.monotonic()
+
+    def retire(self) -> None:
+        """Ends it: nothing of it runs or stays attached, and nobody is told of it any more."""
+        self._compilers.cancel(self._job)
+        self._again_at = math.inf
+        if self.held:
+            self.held.release()
+            self.held = None
+
+    def update_interfaces(self) -> None:
+        """Attaches to interfaces that are new, lets go of those gone."""
+        if not self.held or not self.held.xdp:
+            return
+        reasons = [reason for attachments in self.held.xdp for reason in attachments.update()]
+        links = [
+            (program, link)
+            for program, attachments in zip(self.held.loaded.programs, self.held.xdp, strict=True)
+            for link in attachments.links
+        ]
+        modes = sorted({link.mode for _, link in links})
+        state, reason = "degraded" if reasons else "running", "; ".join(reasons)
+        if (state, reason) != (self.status.state, self.status.reason):
+            log.warning("probe %s", state, extra={"probe": self.probe.name, "reason": reason})
+        self._set(
+            state=state,
+            reason=reason,
+            mechanism=f"xdp {'+'.join(modes)}" if modes else "xdp",
+            attachments=tuple((program, f"xdp:{link.interface} ({link.mode})") for program, link in links),
+        )
+
+    def _loaded(self, loaded: Loaded, fds: list[int]) -> None:
+        shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
+        last = len(fds) - loaded.on_each_cpu
+        # of those on each processor the kernel lets go at once
+        attachments = [Hold(fds[shared:last]), Hold(fds[last:], share=loaded.on_each_cpu)]
+        self.held = Held(loaded, fds[:shared], attachments)
+        if self.probe.interfaces:
+            programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
+            self.held.xdp = [XdpAttachments(program, self.probe.interfaces, self.probe.mode) for program in programs]
+        self._set(
+            state="running",
+            reason="",
+            details="",
+            mechanism=loaded.mechanism,
+            tried=loaded.tried,
+            attachments=loaded.attachments,
+            misses_unknown=loaded.misses_unknown,
+        )
+        for attempt in loaded.tried:
+            told = {"probe": self.probe.name, "mechanism": loaded.mechanism, "instead_of": attempt.mechanism}
+            log.info("probe takes another way", extra={**told, "reason": attempt.reason})
+        self._attached(self)
+
+    def _failed(self, error: ExporterError) -> None:
+        words = "\n".join(getattr(error, "__notes__", []))
+        details = "\n".join(filter(None, [error.details if isinstance(error, ProbeError) else "", words]))
+        reason = load.reason(error, words)
+        tried = error.tried if isinstance(error, NothingHolds) else ()
+        self._set(state="failed", reason=reason[:2000], details=details[-MAX_DETAILS:], tried=tried)
+        log.error("probe failed", extra={"probe": self.probe.name, "reason": reason, "again_in": f"{self._pause:g}s"})
+        self._again_at = time.monotonic() + self._pause
+        self._pause = min(LAST_PAUSE, 2 * self._pause)
+        self._changed(self)
+
+    def _set(self, **changes: object) -> None:
+        self.status = dataclasses.replace(self.status, **changes)  # type: ignore[arg-type]  # by name
