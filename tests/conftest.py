@@ -3,16 +3,16 @@
 
 import os
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)  # wrapper=True is unknown to pytest 7, which Debian 12 has
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
     """Where all tools were installed, a test that lacks one has failed: only what a kernel lacks may be left out."""
-    report = yield
+    report: pytest.TestReport = (yield).get_result()
     if report.skipped and "EBPF_EXPORTER_TEST_STRICT" in os.environ and isinstance(report.longrepr, tuple):
         *_, reason = report.longrepr
         if reason.removeprefix("Skipped: ").startswith("needs "):
             report.outcome, report.longrepr = "failed", f"{reason}; tests/run installs it"
-    return report
