@@ -11,12 +11,14 @@ import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 from exporter.channel import Channel
 from exporter.errors import ExporterError
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+T = TypeVar("T")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,10 +49,10 @@ def close_all_but(kept: set[int]) -> None:
                 continue
 
 
-class Child:
+class Child(Generic[T]):
     """A running function. Readable (``fileno``) when it has its result or has ended."""
 
-    def __init__(self, function: Callable[..., tuple[Any, list[int]]], *arguments: Any) -> None:
+    def __init__(self, function: Callable[..., tuple[T, list[int]]], *arguments: Any) -> None:
         """Starts ``function(*arguments)``, which returns an object and descriptors to hand over with it."""
         self._words = os.fdopen(os.memfd_create("words"), "w+b")
         ours, theirs = Channel.pair()
@@ -62,7 +64,7 @@ class Child:
         self._channel = ours
 
     def _run(
-        self, parent: int, channel: Channel, function: Callable[..., tuple[Any, list[int]]], arguments: tuple[Any, ...]
+        self, parent: int, channel: Channel, function: Callable[..., tuple[T, list[int]]], arguments: tuple[Any, ...]
     ) -> NoReturn:
         code = 1
         try:
@@ -70,9 +72,11 @@ class Child:
             set_name("ebpf-exp-child")
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # a Ctrl-C reaches all processes; what ends is the parent's word
+            for number in (
+                signal.SIGINT,
+                signal.SIGHUP,
+            ):  # a Ctrl-C reaches all processes; what ends is the parent's word
+                signal.signal(number, signal.SIG_IGN)
             os.dup2(self._words.fileno(), 2)
             close_all_but({channel.fileno()})
             try:
@@ -100,7 +104,7 @@ class Child:
         self._channel.close()
         self._words.close()
 
-    def result(self) -> tuple[Any, list[int], str]:
+    def result(self) -> tuple[T, list[int], str]:
         """Waits for the end. Returns the result, its descriptors, and what was written to descriptor 2.
 
         Raises what the function raised if that is an ExporterError, else Crashed; with what was written as a note

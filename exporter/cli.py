@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from exporter import __version__, log
 from exporter.errors import ConfigError, ExporterError, Problem, one_of
-from exporter.supervisor import plan
+from exporter.supervisor import control, plan
 from exporter.supervisor.loop import Supervisor
 from exporter.supervisor.plan import Plan
 
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ebpf-exporter {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
-        ("run", "start the probes of a config and serve their metrics"),
+        ("run", "start the probes of a config and serve their metrics; SIGHUP has it read the config again"),
         ("check", "look for errors in a config and its probes, and compare them with this kernel; nothing is loaded"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
@@ -37,6 +37,14 @@ def parser() -> argparse.ArgumentParser:
     commands.choices["check"].add_argument(
         "--show-source", metavar="PROBE", help="print the whole C of a probe of the config, as it is compiled here"
     )
+    command = commands.add_parser(
+        "reload",
+        help="have the exporter that runs read its config again",
+        description="Have the exporter that runs with a config read it again, and its probes' files. Only what has"
+        " changed is reloaded. Returns when all probes have started or failed, and tells what came of it. Exits with 1"
+        " if the config is bad, in which case nothing was changed, or if no exporter runs.",
+    )
+    command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     command = commands.add_parser(
         "list",
         help="list what a probe can be attached to here",
@@ -71,13 +79,15 @@ def main() -> NoReturn:
     try:
         if arguments.command == "list":
             sys.exit(_list(arguments.pattern, arguments.verbose))
+        if arguments.command == "reload":
+            sys.exit(_reload(arguments.config))
         wanted = plan.read(arguments.config)
         if arguments.command == "check":
             _check(arguments.config, wanted, arguments.show_source)
         elif arguments.command == "doctor":
             sys.exit(_doctor(wanted, arguments.seconds, arguments.json))
         else:
-            Supervisor(wanted).run()
+            Supervisor(wanted, arguments.config).run()
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -139,6 +149,16 @@ def _check(config: Path, wanted: Plan, shown: str | None) -> None:
     sys.stdout.flush()
     # a script may have bytes that are no UTF-8
     sys.stdout.buffer.write((text if text.endswith("\n") else f"{text}\n").encode("utf-8", "surrogateescape"))
+
+
+def _reload(config: Path) -> int:
+    """Prints what came of a reload. Returns the exit code."""
+    answer = control.ask(config)
+    for line in answer.lines:
+        print(line, file=sys.stdout if answer.good else sys.stderr)
+    for warning in answer.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0 if answer.good else 1
 
 
 def _doctor(wanted: Plan, seconds: float, as_json: bool) -> int:

@@ -173,7 +173,7 @@ def _load(probes: Iterable[Probe]) -> dict[str, _Attached | Finding]:
     """Compiles, loads and attaches, as many at once as there are processors, each in a process of its own."""
     waiting = list(probes)
     outcomes: dict[str, _Attached | Finding] = {}
-    compiling: dict[Child, tuple[Probe, float]] = {}
+    compiling: dict[Child[Loaded], tuple[Probe, float]] = {}
     with selectors.DefaultSelector() as selector:
         while waiting or compiling:
             while waiting and len(compiling) < len(os.sched_getaffinity(0)):
@@ -192,7 +192,7 @@ def _load(probes: Iterable[Probe]) -> dict[str, _Attached | Finding]:
     return outcomes
 
 
-def _outcome(probe: Probe, child: Child) -> _Attached | Finding:
+def _outcome(probe: Probe, child: Child[Loaded]) -> _Attached | Finding:
     try:
         loaded, fds, _ = child.result()
     except ExporterError as error:

@@ -4,8 +4,15 @@
 import logging
 import os
 import socket
+import time
 
 log = logging.getLogger(__name__)
+
+
+def notify_reloading() -> None:
+    """Says that the config is being read again; ``READY=1`` is its end (Type=notify-reload, since systemd 253, asks for
+    the time)."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def notify(state: str) -> None:

@@ -102,7 +102,8 @@ class Worker:
         self._channel = channel
         self._barrier = barrier
         self._listening = listening
-        self._health = Health(start.configured.loaded, worker_restarts=start.restarts)
+        configured = start.configured
+        self._health = Health(configured.loaded, configured.good, worker_restarts=start.restarts)
         self._registry = self._health.registry()
         self._next_read: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
@@ -239,7 +240,8 @@ def main(
     code = 1
     try:
         child.set_name("ebpf-exp-worker")
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all processes; the supervisor decides
+        for number in (signal.SIGINT, signal.SIGHUP):  # a Ctrl-C reaches all processes; the supervisor decides
+            signal.signal(number, signal.SIG_IGN)
         kept = {channel.fileno(), *barrier_fds, *(one.fileno() for one in listening)}
         child.close_all_but(kept)
         privileges.drop(keep_bpf)

@@ -145,8 +145,8 @@ class Runner:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and that would be inherited
                 signal.signal(number, signal.SIG_DFL)
-            for token in range(script.TOKENS):
-                signal.signal(script.FIRST_SIGNAL + token, signal.SIG_IGN)
+            for number in (signal.SIGHUP, *range(script.FIRST_SIGNAL, script.FIRST_SIGNAL + script.TOKENS)):
+                signal.signal(number, signal.SIG_IGN)
             names = [map_.name for map_ in self._script.maps]
             text = os.memfd_create("script")
             whole = script.with_printer(self._script.text, names, self.marker, os.getpid())

@@ -12,12 +12,12 @@ import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+from exporter import folders
 from exporter.errors import HeadersError
 
 BTF = Path("/sys/kernel/btf/vmlinux")
@@ -60,13 +60,8 @@ def cache() -> Path:
 
     Raises HeadersError where the folder is not ours to trust.
     """
-    try:
-        CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = CACHE.lstat()
-    except OSError as error:
-        raise HeadersError(f"cannot make {CACHE}: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise HeadersError(f"{CACHE} is not a folder that only root can write; remove it")
+    if why := folders.private(CACHE):
+        raise HeadersError(why)
     return CACHE
 
 

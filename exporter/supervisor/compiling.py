@@ -27,7 +27,7 @@ class Job:
     arguments: tuple[Any, ...]
     done: Callable[[Any, list[int]], None]
     failed: Callable[[ExporterError], None]
-    child: Child | None = None
+    child: Child[Any] | None = None
     deadline: float = math.inf
     late: bool = False
 

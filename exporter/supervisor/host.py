@@ -2,6 +2,7 @@
 """What this host and this process have to be ready for before a probe is attached."""
 
 import logging
+import os
 import resource
 import subprocess
 
@@ -21,6 +22,15 @@ def mount_tracefs() -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         words = getattr(error, "stderr", b"").decode(errors="replace").strip()
         log.warning("tracefs is not mounted and cannot be", extra={"reason": words or error})
+
+
+def has_terminal() -> bool:
+    """Whether somebody has this process at a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def raise_limits() -> None:

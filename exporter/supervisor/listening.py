@@ -1,51 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
 """The listening sockets: opened here, answered by the worker."""
 
+import contextlib
 import errno
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from exporter.errors import StartError
 
+Address = tuple[int, Any]  # a family, and what bind(2) takes
 
-def open_all(addresses: tuple[tuple[str, int], ...]) -> list[socket.socket]:
-    """Opens the listening sockets; a name such as localhost stands for all its addresses. Raises StartError."""
-    sockets: list[socket.socket] = []
-    for host, port in addresses:
+
+class Listening:
+    """The sockets that listen, each by its address."""
+
+    def __init__(self) -> None:
+        self._open: dict[Address, socket.socket] = {}
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        return list(self._open.values())
+
+    def change(self, wanted: tuple[tuple[str, int], ...]) -> list[socket.socket]:
+        """Makes these hosts and ports those that are listened on; a name such as localhost stands for all its
+        addresses.
+
+        Those that stay are not touched. Returns the sockets that are not wanted any more, to be closed once nobody
+        answers on them. Raises StartError, with nothing changed.
+        """
+        opened: dict[Address, socket.socket] = {}
+        try:
+            for host, port in wanted:
+                opened |= self._host(host, port, self._open | opened)
+        except StartError:
+            for address in opened.keys() - self._open.keys():
+                opened[address].close()
+            raise
+        gone = [one for address, one in self._open.items() if address not in opened]
+        self._open = opened
+        return gone
+
+    def _host(self, host: str, port: int, there: dict[Address, socket.socket]) -> dict[Address, socket.socket]:
+        """Returns the sockets for a host and a port: those of its addresses that are there, and new ones."""
         # localhost is loopback by RFC 6761, also on a host without /etc/hosts
         names = ["127.0.0.1", "::1"] if host == "localhost" else [host or None]
         try:
             found = [
-                address
+                (family, address)
                 for name in names
-                for address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+                for family, _, _, _, address in socket.getaddrinfo(
+                    name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )
             ]
         except (OSError, UnicodeError) as error:
             raise StartError(f"cannot listen on {host}:{port}: {host} is no address or name of this host") from error
+        opened: dict[Address, socket.socket] = {}
         failures = []
-        for family, _, _, _, address in dict.fromkeys(found):
+        for family, address in dict.fromkeys(found):
             try:
-                sockets.append(_listening(family, address))
+                opened[family, address] = there.get((family, address)) or _listening(family, address, there)
             except OSError as error:
                 failures.append(error)
         # a host without IPv6 has neither its family nor its addresses
         fatal = [error for error in failures if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)]
-        if fatal or len(failures) == len(found):
+        if fatal or not opened:
+            for key in opened.keys() - there.keys():
+                opened[key].close()
             first = (fatal or failures)[0]
             hint = "; is another exporter running?" if first.errno == errno.EADDRINUSE else ""
             raise StartError(f"cannot listen on {host or '*'}:{port}: {first.strerror}{hint}")
-    return sockets
+        return opened
 
 
-def _listening(family: int, address: Any) -> socket.socket:
+def _listening(family: int, address: Any, there: dict[Address, socket.socket]) -> socket.socket:
+    """Opens a socket. Where one of ours is there that has the port on another address (127.0.0.1 and all addresses,
+    say), both may."""
+    ours = [one for (other, (_, port, *_)), one in there.items() if other == family and port == address[1]]
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.bind(address)
-        one.listen(128)
+        with _sharing([one, *ours] if ours else []):
+            one.bind(address)
+            one.listen(128)
     except OSError:
         one.close()
         raise
     return one
+
+
+@contextlib.contextmanager
+def _sharing(sockets: list[socket.socket]) -> Iterator[None]:
+    """Lets sockets have one port, for as long as it takes to bind: what is another's is refused all the same."""
+    for one in sockets:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        yield
+    finally:
+        for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)

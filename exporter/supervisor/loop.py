@@ -11,13 +11,17 @@ import selectors
 import signal
 import socket
 import time
+from pathlib import Path
 
 from exporter import libbpf, privileges, systemd
 from exporter.errors import StartError
 from exporter.metrics.maps import Barrier
-from exporter.supervisor import host, listening
+from exporter.supervisor import host
+from exporter.supervisor.control import Control
+from exporter.supervisor.listening import Listening
 from exporter.supervisor.plan import Plan
-from exporter.supervisor.probes import Probes
+from exporter.supervisor.probes import Changes, Probes
+from exporter.supervisor.reload import Reloads
 from exporter.supervisor.worker import WorkerProcess
 from exporter.worker import Configured, Statuses
 
@@ -27,9 +31,13 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """The privileged process's state and its loop."""
 
-    def __init__(self, wanted: Plan) -> None:
+    def __init__(self, wanted: Plan, config: Path) -> None:
+        """config is where wanted was read, and may be read again."""
         self._plan = wanted
+        self._config = config
         self._selector = selectors.DefaultSelector()
+        self._listening = Listening()
+        self._read_at = time.time()
         self._stopping = False
         self._ready = False
 
@@ -37,7 +45,7 @@ class Supervisor:
         """Runs until SIGTERM or SIGINT. Raises StartError where it can't begin."""
         privileges.require(list(self._plan.probes))
         host.raise_limits()
-        sockets = listening.open_all(self._plan.listen)
+        self._listening.change(self._plan.listen)
         self._watch_signals()
         host.mount_tracefs()
         try:
@@ -52,9 +60,13 @@ class Supervisor:
                 "no BPF statistics: runs and run time of programs are unknown", extra={"reason": error.strerror}
             )
         self._worker = WorkerProcess(self._selector, barrier, keep_bpf, self._worker_started)
-        self._worker.configure(Configured(self._plan.interval, time.time()))
-        self._worker.listen(sockets)
-        self._probes = Probes(self._selector, self._worker.send, self._tell_statuses)
+        self._worker.configure(Configured(self._plan.interval, self._read_at))
+        self._worker.listen(self._listening.sockets)
+        self._probes = Probes(self._selector, self._worker.send, self._statuses_changed)
+        self._reloads = Reloads(
+            self._config, self._selector, self._probes, self._apply, self._config_read, self._notify_reload
+        )
+        self._control = Control(self._config, self._selector, self._reloads.ask)
         try:
             self._probes.apply(self._plan.probes)
             self._worker.start()
@@ -63,6 +75,7 @@ class Supervisor:
                     if self._selector.get_map().get(key.fd) is key:  # else one before it was the end of this one
                         key.data()
                 self._probes.tick()
+                self._reloads.tick()
         finally:
             self._stop()
 
@@ -71,41 +84,86 @@ class Supervisor:
         ours.setblocking(False)
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # SIGHUP also says that the terminal is gone; where it was to be ignored (nohup), that is no reason to end
+        terminal = host.has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
 
         def signalled() -> None:
-            ours.recv(64)
-            self._stopping = True
+            numbers = set(ours.recv(4096))
+            if numbers == {signal.SIGHUP} and not (terminal and not host.has_terminal()):
+                self._reloads.ask()
+            else:
+                self._stopping = True
 
         self._selector.register(ours, selectors.EVENT_READ, signalled)
 
+    # -- another config
+
+    def _apply(self, wanted: Plan) -> tuple[Changes, dict[str, str]]:
+        """Makes a plan what runs. Returns what it changes of the probes, and besides. Raises StartError, with nothing
+        changed."""
+        privileges.require(list(wanted.probes))
+        before = self._listening.sockets
+        gone = self._listening.change(wanted.listen)
+        others: dict[str, str] = {}
+        if self._listening.sockets != before:
+            others["listens on"] = " ".join(_pages(wanted))
+            self._worker.listen(self._listening.sockets)
+            for one in gone:
+                one.close()
+        if wanted.interval != self._plan.interval:
+            others["reads every"] = f"{wanted.interval:g} s"
+        self._plan = wanted
+        return self._probes.apply(wanted.probes), others
+
+    def _config_read(self, good: bool) -> None:
+        if good:
+            self._read_at = time.time()
+        self._worker.configure(Configured(self._plan.interval, self._read_at, good))
+
+    def _notify_reload(self, begins: bool) -> None:
+        if not self._ready:  # systemd waits for the start
+            return
+        if begins:
+            systemd.notify_reloading()
+        else:
+            systemd.notify("READY=1")
+
+    # -- the loop
+
     def _timeout(self) -> float | None:
-        deadline = self._probes.deadline
+        deadline = min(self._probes.deadline, self._reloads.deadline)
         return max(0.0, deadline - time.monotonic()) if deadline < math.inf else None
 
     def _worker_started(self) -> None:
         self._probes.give_all()
-        self._tell_statuses()
+        self._statuses_changed()
 
-    def _tell_statuses(self) -> None:
+    def _statuses_changed(self) -> None:
         if first := not self._ready and self._probes.settled:
             self._ready = True
         self._worker.send(Statuses(tuple(self._probes.statuses.values()), self._ready))
         if first:
             self._announce()
+        self._reloads.settle()
 
     def _announce(self) -> None:
         for status in self._probes.statuses.values():
             told = {"probe": status.name, "mechanism": status.mechanism, "reason": status.reason}
             log.info("probe %s", status.state, extra={**told, "purpose": status.purpose})
-        hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in self._plan.listen]
-        pages = dict.fromkeys(f"http://{host}:{port}/metrics" for host, port in hosts)
-        log.info("serving", extra={"metrics": " ".join(pages)})
+        log.info("serving", extra={"metrics": " ".join(_pages(self._plan))})
         systemd.notify("READY=1")
 
     def _stop(self) -> None:
         systemd.notify("STOPPING=1")
         signal.set_wakeup_fd(-1)
+        self._control.close()
+        self._reloads.kill()
         self._probes.stop()
         self._worker.stop()
+
+
+def _pages(wanted: Plan) -> list[str]:
+    hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in wanted.listen]
+    return list(dict.fromkeys(f"http://{host}:{port}/metrics" for host, port in hosts))

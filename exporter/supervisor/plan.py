@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.child import isolated
+from exporter.child import Child
 from exporter.probe import Probe
 
 
@@ -19,13 +19,16 @@ class Plan:
 
 def read(path: Path) -> Plan:
     """Reads a config and its probes in a process of its own. Raises ConfigError with every problem."""
-    result = isolated(_read, path)
-    assert isinstance(result, Plan)
-    return result
+    return begin(path).result()[0]
 
 
-def _read(path: Path) -> Plan:
+def begin(path: Path) -> Child[Plan]:
+    """Begins to read a config. What it is, or what ``read`` raises, is the child's result."""
+    return Child(_read, path)
+
+
+def _read(path: Path) -> tuple[Plan, list[int]]:
     from exporter import catalog, config  # with PyYAML and jsonschema, which the daemon need not keep
 
     found = config.load(path)
-    return Plan(found.listen, found.interval, tuple(catalog.load(found)))
+    return Plan(found.listen, found.interval, tuple(catalog.load(found))), []

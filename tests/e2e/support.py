@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of faults need besides the daemon."""
+"""What the tests of reloads and faults need besides the daemon."""
 
+import json
+import subprocess
+from collections import defaultdict
 from pathlib import Path
+
+from tests.kernel.daemon import Daemon, Samples
 
 PATCHED = Path(__file__).with_name("patched")
 
@@ -9,3 +14,26 @@ PATCHED = Path(__file__).with_name("patched")
 def patched(*constants: str) -> list[str]:
     """Returns a prefix for a daemon's command that gives constants other values: ``supervisor.life.FIRST_PAUSE=1``."""
     return [str(PATCHED), *constants, "--"]
+
+
+def attached(daemon: Daemon) -> dict[str, set[int]]:
+    """Returns the ids of the links that the daemon holds, by the names of their programs."""
+    assert daemon.process is not None
+    out = subprocess.run(["bpftool", "prog", "list", "--json"], check=True, capture_output=True).stdout
+    names = {int(one["id"]): one.get("name", "") for one in json.loads(out)}
+    found: dict[str, set[int]] = defaultdict(set)
+    for task in Path(f"/proc/{daemon.process.pid}/task").iterdir():
+        for entry in (task / "fdinfo").iterdir():
+            info = dict(line.split(":\t", 1) for line in entry.read_text().splitlines() if ":\t" in line)
+            if "link_id" in info:
+                found[names[int(info["prog_id"])]].add(int(info["link_id"]))
+    return dict(found)
+
+
+def decreased(before: Samples, after: Samples) -> dict[str, tuple[float, float]]:
+    """Returns the counters that have gone back, or that are gone."""
+    return {
+        f"{name}{dict(labels)}": (value, after.get((name, labels), -1.0))
+        for (name, labels), value in before.items()
+        if name.endswith("_total") and after.get((name, labels), -1.0) < value
+    }

@@ -87,13 +87,23 @@ class Daemon:
         self._prefix = prefix
         self._temporary = tempfile.TemporaryDirectory()
         self._work = Path(self._temporary.name)
-        config = {"listen": [f"127.0.0.1:{self.port}"], "probes": dict(probes), **settings}
+        self._settings: dict[str, Any] = {"listen": [f"127.0.0.1:{self.port}"], **settings}
         if folder is not None:
-            config["probe_folders"] = [str(folder)]
+            self._settings["probe_folders"] = [str(folder)]
         self.config = self._work / "config.yaml"
-        self.config.write_text(json.dumps(config))  # JSON is YAML
+        self.configure(probes)
         self._log = (self._work / "log").open("w+b")
         self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, probes: Mapping[str, Any], **settings: Any) -> None:
+        """Writes the config, with the settings that it had but for these; it is read at the next reload."""
+        self._settings |= settings
+        self.config.write_text(json.dumps({"probes": dict(probes), **self._settings}))  # JSON is YAML
+
+    def reload(self) -> subprocess.CompletedProcess[str]:
+        """Runs ``ebpf-exporter reload``, to its end."""
+        command = [str(COMMAND), "reload", "--config", str(self.config)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS)
 
     def __enter__(self) -> Self:
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

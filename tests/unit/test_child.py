@@ -140,7 +140,7 @@ def test_readable_when_it_has_its_result() -> None:
     good = Child(many_files, 0)
     assert select.select([good], [], [], 60)[0] == [good]
     good.result()
-    bad = Child(os.abort)
+    bad: Child[None] = Child(os.abort)
     assert select.select([bad], [], [], 60)[0] == [bad]
     with pytest.raises(Crashed, match="ended by SIGABRT"):
         bad.result()

@@ -26,6 +26,7 @@ from exporter.errors import (
 from exporter.loader.attach import NoSuchHook
 from exporter.loader.load import NothingHolds
 from exporter.status import Attempt
+from exporter.supervisor.control import Unreachable
 
 EXAMPLES: list[ExporterError] = [
     ExporterError("what"),
@@ -43,6 +44,7 @@ EXAMPLES: list[ExporterError] = [
     NoSuchHook("reason", errno=2),
     NothingHolds("reason", "details", (Attempt("kprobe", "why", "words"),)),
     Crashed("SIGSEGV"),
+    Unreachable("nobody"),
 ]
 
 

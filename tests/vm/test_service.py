@@ -6,6 +6,8 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -59,6 +61,43 @@ def test_install_start_use_stop() -> None:
     left = [found for found in json.loads(run("bpftool", "prog", "list", "--json")) if found.get("name") in ours]
     assert left == []
     assert bpf_ids("link") <= before["link"]
+
+
+def test_reload() -> None:
+    """systemctl reload returns when what has changed runs; of a bad config it fails, and all goes on as it was; a
+    SIGHUP does the same, and systemd knows when it is over."""
+    config = Path("/etc/ebpf-exporter/config.yaml")
+    run(str(ROOT / "deploy" / "install"))
+    whole = config.read_text()
+    config.write_text("probes: {process_execs: {}}\n")
+    run("systemctl", "start", "ebpf-exporter")
+    try:
+        main = run("systemctl", "show", "-P", "MainPID", "ebpf-exporter").strip()
+        config.write_text("probes: {process_execs: {}, file_opens: {labels: [result]}}\n")
+        run("systemctl", "reload", "ebpf-exporter")
+        assert 'ebpf_exporter_probe_up{probe="file_opens"} 1.0\n' in page(), run("journalctl", "-u", "ebpf-exporter")
+        config.write_text("probes: {no_such: {}}\n")
+        with pytest.raises(subprocess.CalledProcessError):
+            run("systemctl", "reload", "ebpf-exporter")
+        assert run("systemctl", "is-active", "ebpf-exporter").strip() == "active"
+        assert value(page(), "ebpf_exporter_config_last_reload_successful") == 0
+        assert "probes.no_such: unknown probe" in run("journalctl", "-u", "ebpf-exporter")
+        assert 'ebpf_exporter_probe_up{probe="file_opens"} 1.0\n' in page()
+        config.write_text("probes: {process_execs: {}}\n")
+        run("systemctl", "kill", "--kill-whom=all", "--signal=HUP", "ebpf-exporter")
+        for _ in range(600):
+            if value(page(), "ebpf_exporter_config_last_reload_successful") == 1:
+                break
+        assert "file_opens" not in page()
+        for _ in range(600):
+            if run("systemctl", "show", "-P", "ActiveState", "ebpf-exporter").strip() == "active":
+                break
+        assert run("systemctl", "show", "-P", "ActiveState", "ebpf-exporter").strip() == "active"
+        assert run("systemctl", "show", "-P", "MainPID", "ebpf-exporter").strip() == main
+    finally:
+        run("systemctl", "stop", "ebpf-exporter")
+        config.write_text(whole)
+    assert not Path("/run/ebpf-exporter").exists()
 
 
 def test_a_second_install_keeps_the_config_and_uninstall_keeps_it_too() -> None:
