@@ -144,6 +144,7 @@ def _declaration(
                 "description": f"{attach['description']}; or a list of such, tried in order",
             },
             "max_series": SETTINGS["max_series"],
+            "max_cpu_percent": SETTINGS["max_cpu_percent"],
             "selftest": _SELFTEST,
             "metrics": {
                 "type": "object",
@@ -339,6 +340,7 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
         metrics=metrics,
         options=tuple((name, option["default"]) for name, option in value.get("options", {}).items()),
         max_series=value.get("max_series", Probe.max_series),
+        max_cpu_percent=value.get("max_cpu_percent", Probe.max_cpu_percent),
         where=_expression(declared, ("where",), value.get("where"), problems) if scripted else None,
         selftest=_selftest(value.get("selftest")),
     )
@@ -667,6 +669,7 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
         metrics=metrics,
         options=tuple((name, int(number)) for name, number in options.items()),
         max_series=settings.max_series or probe.max_series,
+        max_cpu_percent=probe.max_cpu_percent if settings.max_cpu_percent is None else settings.max_cpu_percent,
         interfaces=(settings.interfaces or ("auto",)) if xdp else (),
         mode=settings.mode or probe.mode,
     )

@@ -55,6 +55,12 @@ SETTINGS: dict[str, Any] = {
         "maximum": 10_000_000,
         "description": "a number of series from 1 to 10000000",
     },
+    "max_cpu_percent": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 100_000,
+        "description": "a percentage of one core, such as 5; 0 for no limit",
+    },
     "options": {
         "type": "object",
         "additionalProperties": {"type": ["boolean", "integer"], "description": "true, false or a number"},
@@ -125,6 +131,7 @@ class Settings:
     labels: tuple[str, ...] | None = None
     metrics: tuple[str, ...] | None = None
     max_series: int | None = None
+    max_cpu_percent: float | None = None
     options: tuple[tuple[str, int], ...] = ()
     interfaces: tuple[str, ...] | None = None
     mode: str | None = None
@@ -224,6 +231,7 @@ def _settings(value: dict[str, Any]) -> Settings:
         labels=listed("labels"),
         metrics=listed("metrics"),
         max_series=value.get("max_series"),
+        max_cpu_percent=value.get("max_cpu_percent"),
         options=tuple(value.get("options", {}).items()),
         interfaces=listed("interfaces"),
         mode=value.get("mode"),

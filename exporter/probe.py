@@ -242,7 +242,8 @@ class Probe:
     """A probe with the config applied. declaration is its YAML; source is the file of its C, None where expressions say
     it all, and c what that file had in it when the config was read.
 
-    where, an expression, says which events count. selftest is None where nobody knows how to make its events happen.
+    where, an expression, says which events count. max_cpu_percent is of one core; 0 is no limit. selftest is None where
+    nobody knows how to make its events happen.
     """
 
     name: str
@@ -253,6 +254,7 @@ class Probe:
     metrics: tuple[Metric, ...]
     options: tuple[tuple[str, int], ...] = ()
     max_series: int = 1000
+    max_cpu_percent: float = 5.0
     interfaces: tuple[str, ...] = ()
     mode: str = "auto"
     where: Expression | None = None

@@ -43,8 +43,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class ProbeStatus:
-    """A probe as it stands. state is starting, running, degraded (a part is not attached), failed, or
-    ended (a bpftrace script that called exit()).
+    """A probe as it stands. state is starting, running, degraded (a part is not attached), failed, disabled (it took
+    more of a core than it may), or ended (a bpftrace script that called exit()).
 
     declaration is the path of its YAML. misses_unknown are programs of which the kernel does not tell how many events
     they missed. details holds the compiler's, the verifier's and the kernel's own words.

@@ -55,7 +55,7 @@ def apply(probe: Probe, settings: Settings, config: Document, where: Where) -> P
     assert probe.script is not None
     problems = [
         config.problem((*where, key), f"{probe.name} is a bpftrace script: this is not for it")
-        for key in ("labels", "options", "interfaces", "mode")
+        for key in ("labels", "options", "interfaces", "mode", "max_cpu_percent")
         if getattr(settings, key)
     ]
     problems += [

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from exporter import libbpf
 from exporter.errors import ExporterError, ProbeError
 from exporter.holder import Hold
 from exporter.loader import load
@@ -16,7 +17,9 @@ from exporter.loader.load import NothingHolds
 from exporter.network import XdpAttachments
 from exporter.probe import Probe
 from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
+from exporter.supervisor import overhead
 from exporter.supervisor.compiling import Compilers, Job
+from exporter.supervisor.overhead import Overhead
 
 FIRST_PAUSE, LAST_PAUSE = 10.0, 600.0  # seconds before what failed is tried again; doubled each time
 
@@ -31,6 +34,11 @@ class Held:
     shared: list[int]  # maps, programs and links that tell what they missed
     attachments: list[Hold]
     xdp: list[XdpAttachments] = field(default_factory=list)
+
+    def run_nanoseconds(self) -> int:
+        """Returns how long its programs have run in all; 0 where the kernel does not tell."""
+        programs = self.shared[len(self.loaded.maps) :][: len(self.loaded.programs)]
+        return sum(libbpf.program_statistics(fd).run_ns for fd in programs)
 
     def release(self) -> None:
         """Lets go of all: nothing of the probe stays attached."""
@@ -61,6 +69,9 @@ class Life:
         self._changed = changed
         self._pause = FIRST_PAUSE
         self._again_at = math.inf
+        self._disabled_for = overhead.FIRST_PAUSE
+        self._overhead = Overhead(probe.max_cpu_percent)
+        self._look_at = math.inf  # at what it costs
         self._job = Job(probe.name, load.start, (probe,), self._loaded, self._failed)
         compilers.add(self._job)
 
@@ -71,17 +82,19 @@ class Life:
     @property
     def deadline(self) -> float:
         """When ``tick`` is due, by the monotonic clock."""
-        return self._again_at
+        return min(self._again_at, self._look_at)
 
     def tick(self) -> None:
-        """Tries again, if it is due."""
+        """Tries again, or looks at what it costs, if that is due."""
+        if time.monotonic() >= self._look_at:
+            self._look_at_cost()
         if time.monotonic() >= self._again_at:
             self._again_at = math.inf
             self._compilers.add(self._job)
 
     def hurry(self) -> None:
         """Tries at once what would be tried again later: its pauses begin anew."""
-        self._pause = FIRST_PAUSE
+        self._pause, self._disabled_for = FIRST_PAUSE, overhead.FIRST_PAUSE
         if self._again_at < math.inf:
             self._again_at = time.monotonic()
 
@@ -89,6 +102,10 @@ class Life:
         """Ends it: nothing of it runs or stays attached, and nobody is told of it any more."""
         self._compilers.cancel(self._job)
         self._again_at = math.inf
+        self._release()
+
+    def _release(self) -> None:
+        self._look_at = math.inf
         if self.held:
             self.held.release()
             self.held = None
@@ -123,6 +140,8 @@ class Life:
         if self.probe.interfaces:
             programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
             self.held.xdp = [XdpAttachments(program, self.probe.interfaces, self.probe.mode) for program in programs]
+        self._overhead = Overhead(self.probe.max_cpu_percent)
+        self._look_at_cost()
         self._set(
             state="running",
             reason="",
@@ -136,6 +155,26 @@ class Life:
             told = {"probe": self.probe.name, "mechanism": loaded.mechanism, "instead_of": attempt.mechanism}
             log.info("probe takes another way", extra={**told, "reason": attempt.reason})
         self._attached(self)
+
+    def _look_at_cost(self) -> None:
+        """Detaches a probe that takes more of a core than it may, and tries it again later."""
+        assert self.held is not None
+        now = time.monotonic()
+        self._look_at = now + overhead.EVERY if self.probe.max_cpu_percent else math.inf
+        percent = self._overhead.exceeded(now, self.held.run_nanoseconds())
+        if percent is None:
+            return
+        self._release()
+        reason = (
+            f"its programs took {percent:.3g} % of a core for {overhead.WINDOW:.0f} s, and may take"
+            f" {self.probe.max_cpu_percent:g} % (max_cpu_percent)"
+        )
+        self._set(state="disabled", reason=reason, attachments=())
+        told = {"probe": self.probe.name, "reason": reason, "again_in": f"{self._disabled_for:g}s"}
+        log.error("probe disabled", extra=told)
+        self._again_at = now + self._disabled_for
+        self._disabled_for = min(overhead.LAST_PAUSE, 2 * self._disabled_for)
+        self._changed(self)
 
     def _failed(self, error: ExporterError) -> None:
         words = "\n".join(getattr(error, "__notes__", []))

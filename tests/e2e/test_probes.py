@@ -5,9 +5,9 @@ import os
 import re
 from pathlib import Path
 
-from tests.e2e.support import patched
+from tests.e2e.support import attached, patched
 from tests.kernel.conftest import Workload
-from tests.kernel.daemon import Daemon, count
+from tests.kernel.daemon import Daemon, count, meanwhile
 from tests.kernel.test_daemon import COUNT_NOTHING, pair
 
 OPENS = "ebpf_file_opens_total"
@@ -45,3 +45,25 @@ def test_a_compile_child_that_hangs_is_ended_and_tried_again(tmp_path: Path, wor
         hanging.unlink()
         hanging.write_text("\n")
         daemon.wait_for(lambda: daemon.status("hangs")["state"] == "running", "a probe that is tried again")
+
+
+def test_a_probe_that_costs_too_much_is_detached_and_tried_again(tmp_path: Path, workload: Workload) -> None:
+    """It says what it took, lets go of its hooks while others go on, and runs when it is tried again."""
+    (tmp_path / "file").touch()
+    probes = {"file_opens": {"max_cpu_percent": 0.001}, "process_execs": {}}
+    short = patched(
+        "supervisor.overhead.WINDOW=0.2", "supervisor.overhead.EVERY=0.1", "supervisor.overhead.FIRST_PAUSE=3.0"
+    )
+    with Daemon(probes, prefix=short) as daemon, meanwhile(lambda: workload("opener-o", "opens", tmp_path, 16, 7)):
+        daemon.wait_for(lambda: daemon.status("file_opens")["state"] == "disabled", "a probe that is disabled")
+        status, links, up = daemon.status("file_opens"), attached(daemon), daemon.samples()
+        daemon.wait_for(lambda: daemon.status("file_opens")["state"] == "running", "a probe that is tried again")
+        log = daemon.log()
+    said = re.fullmatch(
+        r"its programs took (\S+) % of a core for 0 s, and may take 0.001 % \(max_cpu_percent\)", status["reason"]
+    )
+    assert said
+    assert 0.001 < float(said[1]) < 200
+    assert (set(links), status["attachments"]) == ({"on_exec"}, [])
+    assert [count(up, "ebpf_exporter_probe_up", probe=name) for name in probes] == [0, 1]
+    assert re.search("ERROR probe disabled probe=file_opens .* again_in=3s", log)

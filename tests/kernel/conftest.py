@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def workload_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built("workload.c", tmp_path_factory.mktemp("workload"), "-Wno-nonnull")
+    return built("workload.c", tmp_path_factory.mktemp("workload"), "-Wno-nonnull", "-Wno-stringop-overflow")
 
 
 @pytest.fixture(scope="session")
