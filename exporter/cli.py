@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from exporter import __version__, supervisor
+from exporter import __version__
 from exporter.errors import ConfigError, ExporterError, Problem, one_of
+from exporter.supervisor import plan
+from exporter.supervisor.loop import Supervisor
+from exporter.supervisor.plan import Plan
 
 DEFAULT_CONFIG = Path("/etc/ebpf-exporter/config.yaml")
 
@@ -66,13 +69,13 @@ def main() -> NoReturn:
     try:
         if arguments.command == "list":
             sys.exit(_list(arguments.pattern, arguments.verbose))
-        wanted = supervisor.plan(arguments.config)
+        wanted = plan.read(arguments.config)
         if arguments.command == "check":
             _check(arguments.config, wanted, arguments.show_source)
         elif arguments.command == "doctor":
             sys.exit(_doctor(wanted, arguments.seconds, arguments.json))
         else:
-            supervisor.Supervisor(wanted).run()
+            Supervisor(wanted).run()
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -110,7 +113,7 @@ def _list(pattern: str, verbose: bool) -> int:
     return code
 
 
-def _check(config: Path, wanted: supervisor.Plan, shown: str | None) -> None:
+def _check(config: Path, wanted: Plan, shown: str | None) -> None:
     """Compares the probes with this host, and prints that they are good, or the C of one. Raises ConfigError."""
     from exporter.loader import here  # with BTF's and ELF's readers
 
@@ -136,7 +139,7 @@ def _check(config: Path, wanted: supervisor.Plan, shown: str | None) -> None:
     sys.stdout.buffer.write((text if text.endswith("\n") else f"{text}\n").encode("utf-8", "surrogateescape"))
 
 
-def _doctor(wanted: supervisor.Plan, seconds: float, as_json: bool) -> int:
+def _doctor(wanted: Plan, seconds: float, as_json: bool) -> int:
     """Prints what each probe does here. Returns the exit code."""
     from exporter import doctor
 

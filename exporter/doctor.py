@@ -27,7 +27,9 @@ from exporter.metrics.maps import Barrier, ProbeMaps
 from exporter.network import XdpAttachments
 from exporter.probe import Probe
 from exporter.status import Attempt, Loaded
-from exporter.supervisor import COMPILE_SECONDS, Plan, mount_tracefs, raise_limits
+from exporter.supervisor import host
+from exporter.supervisor.compiling import COMPILE_SECONDS
+from exporter.supervisor.plan import Plan
 
 MOVED, STILL, FAILED, ABSENT = "moved", "did not move", "failed", "not attached"
 
@@ -126,8 +128,8 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
     A probe that has no selftest is watched for so many seconds. Raises StartError where nothing can be attached at all.
     """
     privileges.require(list(wanted.probes))
-    raise_limits()
-    mount_tracefs()
+    host.raise_limits()
+    host.mount_tracefs()
     try:
         barrier = Barrier(*Barrier.create())
     except OSError as error:

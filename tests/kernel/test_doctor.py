@@ -16,8 +16,8 @@ from unittest import mock
 import pytest
 
 from exporter import doctor as doctor_
-from exporter import supervisor
 from exporter.child import isolated
+from exporter.supervisor import plan
 from tests.kernel.daemon import COMMAND, ROOT, Daemon
 from tests.kernel.test_xdp import ipv4, link
 
@@ -129,7 +129,7 @@ def watched(config: Path, late: bool) -> tuple[str, int | None, str]:
             watch(*arguments)
 
     with mock.patch.object(doctor_, "_watch", beside):
-        [found] = doctor_.examine(supervisor.plan(config), 0.3)
+        [found] = doctor_.examine(plan.read(config), 0.3)
     return found.counters, found.runs, found.reason
 
 

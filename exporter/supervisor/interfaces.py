@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to look at the host's interfaces: soon after they changed, and now and then while something is lacking."""
+
+import math
+import selectors
+import time
+from collections.abc import Callable
+
+from exporter.network import Changes
+
+SETTLE_SECONDS = 0.1  # interfaces and routes come in crowds: they are looked at once
+RETRY_SECONDS = 5.0  # for what is degraded: that another's XDP program went is told by nobody
+
+
+class Watch:
+    """Calls ``look`` when it is due."""
+
+    def __init__(self, selector: selectors.BaseSelector, look: Callable[[], None]) -> None:
+        self._selector = selector
+        self._look = look
+        self.deadline = math.inf  # by the monotonic clock
+
+    def begin(self) -> None:
+        """Follows the host's interfaces and routes from now on."""
+        self._changes = Changes()
+        self._selector.register(self._changes, selectors.EVENT_READ, self._changed)
+
+    def looked(self, lacking: bool) -> None:
+        """All has been looked at; lacking says whether to try again."""
+        self.deadline = time.monotonic() + RETRY_SECONDS if lacking else math.inf
+
+    def tick(self) -> None:
+        """Looks, if it is due."""
+        if time.monotonic() >= self.deadline:
+            self._look()
+
+    def _changed(self) -> None:
+        self._changes.clear()
+        self.deadline = min(self.deadline, time.monotonic() + SETTLE_SECONDS)

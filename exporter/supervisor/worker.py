@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker as the supervisor sees it: a process that is started, told things, and started again when it ends."""
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from exporter import worker
+from exporter.channel import Channel
+from exporter.errors import StartError
+
+STOP_SECONDS = 5.0
+SEND_SECONDS = 5.0  # for the worker to take a message
+MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reason to go on for ever
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each worker is started with. config_loaded is a Unix time; keep_bpf says whether to leave it CAP_BPF."""
+
+    interval: float
+    config_loaded: float
+    barrier: list[int]
+    listening: list[socket.socket]
+    keep_bpf: bool
+
+
+class WorkerProcess:
+    """The worker, through all its lives."""
+
+    def __init__(self, selector: selectors.BaseSelector, share: Share, started: Callable[[], None]) -> None:
+        """started is called when a worker was started, which has to be told everything."""
+        self._selector = selector
+        self._share = share
+        self._started = started
+        self._pid = 0
+        self._channel: Channel | None = None
+        self._restarts = 0
+        self._ended_at: list[float] = []
+
+    def start(self) -> None:
+        ours, theirs = Channel.pair()
+        ours.socket.settimeout(SEND_SECONDS)
+        share = self._share
+        start = worker.Start(share.interval, share.config_loaded, self._restarts)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            worker.main(start, theirs, share.barrier, share.listening, share.keep_bpf, parent)
+        theirs.close()
+        self._pid, self._channel = pid, ours
+        self._end = os.pidfd_open(pid)
+        self._selector.register(self._end, selectors.EVENT_READ, self._ended)
+        self._started()
+
+    def send(self, message: object, fds: list[int] | None = None) -> None:
+        """Sends a message; one that does not take it is ended, and its successor told everything anew."""
+        if self._channel is None:
+            return
+        try:
+            self._channel.send(message, fds)
+        except TimeoutError:  # it is stopped or stuck; half a message was sent
+            log.error("the worker does not listen; ending it")
+            os.kill(self._pid, signal.SIGKILL)
+        except OSError:  # it has just ended; its successor is told everything anew
+            return
+
+    def stop(self) -> None:
+        """Has the worker end, and waits for it."""
+        if not self._pid:
+            return
+        if self._channel is not None:
+            self._channel.close()  # to the worker this is the end
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._end, selectors.EVENT_READ)
+            if not selector.select(STOP_SECONDS):
+                os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+    def _ended(self) -> None:
+        self._selector.unregister(self._end)
+        os.close(self._end)
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        assert self._channel is not None
+        self._channel.close()
+        self._channel = None
+        self._restarts += 1
+        self._ended_at = [at for at in self._ended_at if time.monotonic() - at < RESTARTS_SECONDS] + [time.monotonic()]
+        if len(self._ended_at) > MAX_RESTARTS:
+            raise StartError(f"the worker ended {len(self._ended_at)} times in {RESTARTS_SECONDS:.0f} s")
+        log.error("the worker ended (%s); starting it again", _ending(status))
+        self.start()
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"code {code}" if code >= 0 else signal.Signals(-code).name
