@@ -332,7 +332,7 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
     mechanisms = [_event(item, index) if scripted else _mechanism(item) for index, item in enumerate(attach)]
     probe = Probe(
         name=name,
-        purpose=" ".join(value.get("purpose", _purpose(mechanisms)).split()),
+        purpose=" ".join(value.get("purpose", _purpose(mechanisms, scripted)).split()),
         declaration=declared.path,
         source=source,
         mechanisms=tuple(mechanisms),
@@ -373,9 +373,11 @@ def _is_event(attach: Any) -> bool:
     return isinstance(attach, str) or (isinstance(attach, dict) and len(attach) > 0 and set(attach) <= {"start", "end"})
 
 
-def _purpose(mechanisms: list[Mechanism]) -> str:
+def _purpose(mechanisms: list[Mechanism], scripted: bool) -> str:
     hooks = [str(program.hooks[0]) for program in mechanisms[0].programs]
-    return f"Events of {hooks[0]}." if len(hooks) == 1 else f"What is between {hooks[0]} and {hooks[1]}."
+    if scripted and len(hooks) == 2:
+        return f"What is between {hooks[0]} and {hooks[1]}."
+    return f"Events of {', '.join(hooks)}."
 
 
 def _event(value: str | dict[str, str], index: int) -> Mechanism:

@@ -104,7 +104,7 @@ def _switches(probe: Probe) -> str:
         label.name for metric in probe.metrics for label in metric.labels
     })  # fmt: skip
     lines = [f"#define WITH_{name} {int(name in chosen)}" for name in names]
-    lines += [f"#define OPTION_{name} {value}" for name, value in probe.options]
+    lines += [f"#define OPTION_{name} {int(value)}" for name, value in probe.options]
     return "\n".join(lines)
 
 

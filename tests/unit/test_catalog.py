@@ -457,6 +457,15 @@ def test_the_c_of_a_probe_in_the_config(write: Write, tmp_path: Path) -> None:
     assert found.mechanisms == (Mechanism((Program("on_thing", (Hook("tracepoint", "a:b"),)),)),)
 
 
+def test_what_is_said_of_c_functions_without_a_purpose(write: Write) -> None:
+    """Two functions in C are no beginning and end."""
+    attach = "{on_in: tracepoint:a:b, on_out: tracepoint:a:c}"
+    write("c.c", "int on_in(void *args) { return 0; }\nint on_out(void *args) { return 0; }\n")
+    text = IN_CONFIG.replace("{on_thing: tracepoint:a:b}", attach).replace("SOURCE", "c.c")
+    [found] = catalog.load(config.load(write("config.yaml", text)))
+    assert found.purpose == "Events of tracepoint:a:b, tracepoint:a:c."
+
+
 def test_the_c_of_a_yaml_under_another_name(write: Write, tmp_path: Path) -> None:
     """Several declarations may share a C file."""
     write("shared.c", C)
