@@ -24,7 +24,7 @@ from exporter.holder import hold
 from exporter.loader import load
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
-from exporter.network import XdpAttachments
+from exporter.network.attachments import OnInterfaces
 from exporter.probe import Probe
 from exporter.status import Attempt, Loaded
 from exporter.supervisor import host
@@ -72,7 +72,7 @@ class _Attached:
     maps: dict[str, int]
     programs: list[int]
     held: list[int]
-    xdp: list[XdpAttachments]
+    on_interfaces: OnInterfaces | None
     reasons: list[str]  # why it is not on all its interfaces
     first: tuple[int, int] = (0, 0)  # runs and nanoseconds when it began,
     last: tuple[int, int] = (0, 0)  # and before its maps were last read
@@ -108,18 +108,8 @@ class _Attached:
 
     @property
     def attachments(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of a program and a hook; of XDP as it stands."""
-        on_interfaces = (
-            (program, f"xdp:{link.interface} ({link.mode})")
-            for program, one in zip(self.loaded.programs, self.xdp, strict=False)
-            for link in one.links
-        )
-        return (*self.loaded.attachments, *on_interfaces)
-
-    @property
-    def mechanism(self) -> str:
-        modes = sorted({link.mode for one in self.xdp for link in one.links})
-        return f"{self.loaded.mechanism} {'+'.join(modes)}".strip()
+        """Pairs of a program and a hook; on interfaces as it stands."""
+        return self.loaded.attachments + (self.on_interfaces.attachments if self.on_interfaces else ())
 
 
 def examine(wanted: Plan, seconds: float) -> list[Finding]:
@@ -141,8 +131,18 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
         statistics = False
     outcomes = _load(probe for probe in wanted.probes if not probe.script)
     attached = {name: one for name, one in outcomes.items() if isinstance(one, _Attached)}
-    _watch(attached.values(), barrier, seconds)
-    scripts = trial.watch([probe for probe in wanted.probes if probe.script], seconds)
+    try:
+        _watch(attached.values(), barrier, seconds)
+        scripts = trial.watch([probe for probe in wanted.probes if probe.script], seconds)
+        judged = {
+            probe.name: _judge(probe, attached[probe.name], statistics)
+            for probe in wanted.probes
+            if probe.name in attached
+        }
+    finally:
+        for held in attached.values():
+            if held.on_interfaces:
+                held.on_interfaces.release()
     hold([fd for one in attached.values() for fd in one.held])  # so that this process ends at once
     found = []
     for probe in wanted.probes:
@@ -150,7 +150,7 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
             found.append(_of_script(probe, scripts[probe.name]))
             continue
         one = outcomes[probe.name]
-        found.append(one if isinstance(one, Finding) else _judge(probe, one, statistics))
+        found.append(one if isinstance(one, Finding) else judged[probe.name])
     return found
 
 
@@ -205,8 +205,9 @@ def _outcome(probe: Probe, child: Child) -> _Attached | Finding:
     held = fds[len(named) + len(programs) :]
     if symbols.TABLE in named:
         symbols.SYMBOLS.use(named.pop(symbols.TABLE))
-    xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs if probe.interfaces]
-    return _Attached(loaded, named, programs, held, xdp, [reason for one in xdp for reason in one.update()])
+    on_interfaces = OnInterfaces(loaded, programs) if loaded.on_interfaces else None
+    reasons = on_interfaces.update(()) if on_interfaces else []
+    return _Attached(loaded, named, programs, held, on_interfaces, reasons)
 
 
 def _watch(attached: Iterable[_Attached], barrier: Barrier, seconds: float) -> None:
@@ -239,8 +240,8 @@ def _judge(probe: Probe, one: _Attached, statistics: bool) -> Finding:
         probe,
         ABSENT,
         "; ".join(one.reasons),
-        mechanism=one.mechanism,
-        tried=one.loaded.tried,
+        mechanism=one.on_interfaces.mechanism if one.on_interfaces else one.loaded.mechanism,
+        tried=one.on_interfaces.tried if one.on_interfaces else one.loaded.tried,
         attachments=one.attachments,
         runs=runs if statistics else None,
         nanoseconds=nanoseconds,

@@ -32,6 +32,13 @@ PRELUDE = r"""
 #define S_ISREG(m) (((m) & S_IFMT) == S_IFREG)
 #endif
 
+/* what a TC program returns; macros are not in BTF */
+#ifndef TC_ACT_UNSPEC
+#define TC_ACT_UNSPEC (-1)
+#define TC_ACT_OK 0
+#define TC_ACT_SHOT 2
+#endif
+
 /* the smallest n with value <= 2**n */
 static __always_inline u32 ceil_log2(u64 value)
 {

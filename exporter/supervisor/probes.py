@@ -7,7 +7,7 @@ import math
 import os
 import selectors
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from exporter import symbols, worker
@@ -17,11 +17,14 @@ from exporter.errors import ExporterError, ProbeError
 from exporter.holder import hold
 from exporter.loader import load
 from exporter.loader.load import NothingHolds
-from exporter.network import XdpAttachments
+from exporter.network import clsact, interfaces
+from exporter.network.attachments import OnInterfaces
 from exporter.probe import Probe
 from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
 from exporter.supervisor.compiling import Compilers
 from exporter.supervisor.interfaces import Watch
+
+ATTACH_SECONDS = 0.25  # at once: TCX waits 15 ms for each program, and there may be hundreds of interfaces
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +37,12 @@ class Send(Protocol):
 
 @dataclass
 class _Held:
-    """A probe that runs: what the worker is to be told and given, and what holds XDP on interfaces."""
+    """A probe that runs: what the worker is to be told and given, and what is on interfaces."""
 
     probe: Probe
     loaded: Loaded
     shared: list[int]  # maps, programs and links that tell what they missed
-    xdp: list[XdpAttachments] = field(default_factory=list)
+    on_interfaces: OnInterfaces | None = None
 
 
 class Probes:
@@ -68,7 +71,9 @@ class Probes:
         self._watch = Watch(selector, self._look_at_interfaces)
 
     def start(self) -> None:
-        """Starts all that is wanted."""
+        """Starts all that is wanted, on a host where nothing is left of those that were killed before."""
+        for interface in clsact.sweep():
+            log.info("took away the filters on %s that an exporter had left when it was killed", interface)
         if any(probe.interfaces for probe in self._wanted):
             self._watch.begin()
         self._compilers.start()
@@ -76,7 +81,7 @@ class Probes:
     @property
     def settled(self) -> bool:
         """Whether each probe has started or failed."""
-        return not self._compilers.busy and not any(runner.status.state == "starting" for runner in self._runners)
+        return not self._compilers.busy and all(status.state != "starting" for status in self.statuses.values())
 
     @property
     def deadline(self) -> float:
@@ -99,12 +104,15 @@ class Probes:
             self._give_script(runner)
 
     def stop(self) -> None:
-        """Ends all processes of probes. What is attached is held until this process ends."""
+        """Ends all processes of probes, and detaches from interfaces. All else is held until this process ends."""
         self._compilers.kill()
         for runner in self._runners:
             runner.kill()
         for runner in self._runners:
             runner.wait()
+        for held in self._held.values():
+            if held.on_interfaces:
+                held.on_interfaces.release()
 
     # -- from compiled to attached
 
@@ -131,14 +139,13 @@ class Probes:
         last = len(fds) - loaded.on_each_cpu
         hold(fds[shared:last])
         hold(fds[last:], share=loaded.on_each_cpu)  # of these the kernel lets go at once
-        if probe.interfaces:
-            programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
-            held.xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs]
+        if loaded.on_interfaces:
+            held.on_interfaces = OnInterfaces(loaded, fds[len(loaded.maps) :][: len(loaded.programs)])
         self._share_symbols(held)
         self._held[probe.name] = held
         self._set(
             probe.name,
-            state="running",
+            state="starting" if held.on_interfaces else "running",
             mechanism=loaded.mechanism,
             tried=loaded.tried,
             attachments=loaded.attachments,
@@ -146,9 +153,8 @@ class Probes:
         )
         for attempt in loaded.tried:
             log.info("probe %s: %s; using %s", probe.name, attempt.reason, loaded.mechanism)
-        self._update_interfaces(held)
-        self._watch.looked(lacking=self._degraded())
         self._give(held)
+        self._look_at_interfaces()
 
     def _share_symbols(self, newest: _Held) -> None:
         """Keeps one table of the kernel's symbols, the newest, for all probes that have one: it has some megabytes."""
@@ -177,34 +183,34 @@ class Probes:
 
     # -- on interfaces
 
-    def _degraded(self) -> bool:
-        return any(status.state == "degraded" for status in self.statuses.values())
-
     def _look_at_interfaces(self) -> None:
         before = dict(self.statuses)
         for held in self._held.values():
             self._update_interfaces(held)
-        self._watch.looked(lacking=self._degraded())
+        unfinished = any(held.on_interfaces and not held.on_interfaces.finished for held in self._held.values())
+        degraded = any(status.state == "degraded" for status in self.statuses.values())
+        self._watch.looked(lacking=degraded, unfinished=unfinished)
         if self.statuses != before:
             self._changed()
 
     def _update_interfaces(self, held: _Held) -> None:
-        if not held.xdp:
+        if not held.on_interfaces:
             return
-        reasons = [reason for attachments in held.xdp for reason in attachments.update()]
-        links = [
-            (program, link)
-            for program, attachments in zip(held.loaded.programs, held.xdp, strict=True)
-            for link in attachments.links
-        ]
-        modes = sorted({link.mode for _, link in links})
+        before = self.statuses[held.probe.name]
+        reasons = held.on_interfaces.update(interfaces.into_namespaces(), ATTACH_SECONDS)
         state, reason = "degraded" if reasons else "running", "; ".join(reasons)
-        if (state, reason) != (self.statuses[held.probe.name].state, self.statuses[held.probe.name].reason):
+        if not held.on_interfaces.finished:
+            state, reason = before.state, before.reason
+        elif reason != before.reason:
             log.warning("probe %s: %s", held.probe.name, f"{state}: {reason}" if reason else state)
+        for attempt in held.on_interfaces.tried:
+            if attempt not in before.tried:
+                log.info("probe %s: %s: %s", held.probe.name, attempt.mechanism, attempt.reason)
         self._set(
             held.probe.name,
             state=state,
             reason=reason,
-            mechanism=f"xdp {'+'.join(modes)}" if modes else "xdp",
-            attachments=tuple((program, f"xdp:{link.interface} ({link.mode})") for program, link in links),
+            mechanism=held.on_interfaces.mechanism,
+            tried=held.on_interfaces.tried,
+            attachments=held.loaded.attachments + held.on_interfaces.attachments,
         )

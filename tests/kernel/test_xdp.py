@@ -6,78 +6,14 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from exporter import libbpf
 from tests.kernel.daemon import Daemon, by, count
+from tests.kernel.wires import ETHERNET, ip, ipv4, ipv6, link
 
 PACKETS, BYTES = "ebpf_xdp_packets_total", "ebpf_xdp_bytes_total"
-ETHERNET = bytes(6) + b"\x02\x00\x00\x00\x00\x01"
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-class Link:
-    """A veth pair: ``name`` here, where nothing else speaks on it; its peer in a namespace that sends packets."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.namespace = f"{name}-ns"
-
-    def create(self) -> None:
-        ip("link", "add", self.name, "type", "veth", "peer", "name", "peer", "netns", self.namespace)
-        ip("-n", self.namespace, "link", "set", "peer", "addrgenmode", "none")
-        ip("link", "set", self.name, "addrgenmode", "none")  # no neighbour discovery of its own
-        ip("-n", self.namespace, "link", "set", "peer", "up")
-        ip("link", "set", self.name, "up")
-
-    def received(self) -> int:
-        return int(Path(f"/sys/class/net/{self.name}/statistics/rx_packets").read_text())
-
-    def send(self, packets: list[bytes]) -> None:
-        script = (
-            "import socket, sys, struct\n"
-            "out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n"
-            "out.bind(('peer', 0))\n"
-            "data = sys.stdin.buffer.read()\n"
-            "while data:\n"
-            "    size = struct.unpack('=I', data[:4])[0]\n"
-            "    out.send(data[4:4 + size])\n"
-            "    data = data[4 + size:]\n"
-        )
-        subprocess.run(
-            ["ip", "netns", "exec", self.namespace, "/usr/bin/python3", "-c", script],
-            input=b"".join(struct.pack("=I", len(packet)) + packet for packet in packets),
-            check=True,
-        )
-
-
-@contextmanager
-def link(name: str) -> Iterator[Link]:
-    pair = Link(name)
-    ip("netns", "add", pair.namespace)
-    try:
-        pair.create()
-        yield pair
-    finally:
-        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
-        ip("netns", "del", pair.namespace)
-
-
-def ipv4(protocol: int, size: int = 64, tags: bytes = b"") -> bytes:
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20, 0, 0, 64, protocol, 0, bytes(4), bytes(4))
-    return (ETHERNET + tags + b"\x08\x00" + header).ljust(size, b"\0")
-
-
-def ipv6(first: int, extensions: bytes = b"", size: int = 128) -> bytes:
-    header = struct.pack("!IHBB", 6 << 28, len(extensions), first, 64) + bytes(32)
-    return (ETHERNET + b"\x86\xdd" + header + extensions).ljust(size, b"\0")
 
 
 def test_packets_are_counted_by_protocol() -> None:
