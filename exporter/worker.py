@@ -21,6 +21,7 @@ from exporter.metrics import exposition, maps
 from exporter.metrics.exposition import Format
 from exporter.metrics.health import Health, Running
 from exporter.metrics.maps import Barrier, ProbeMaps
+from exporter.places import PLACES, Place
 from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 from exporter.web.server import Server
@@ -53,6 +54,14 @@ class AdoptScript:
 
     probe: Probe
     marker: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """From the supervisor: what interfaces are called, by index, and containers, by short id; what is new of it."""
+
+    places: dict[int, Place]
+    names: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,8 @@ class Worker:
         elif isinstance(message, AdoptScript):
             reader = self._health.scripts.setdefault(message.probe.name, Reader(message.probe))
             reader.adopt(message.marker, *fds)
+        elif isinstance(message, Told):
+            PLACES.learn(message.places, message.names)
 
     def _read(self) -> None:
         began = time.monotonic()
