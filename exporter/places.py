@@ -3,8 +3,8 @@
 
 A BPF program has the number of an interface or of a cgroup. What those are called is to be learnt while they live, some
 of it from files that are root's: so the supervisor does (``containers``), and tells the worker. That may be a little
-after the worker has read what was counted: what has a number of which nothing is told yet waits for it (``settled``), but
-not for ever.
+after the worker has read what was counted: what has a number of which nothing is told yet waits for it (``settled``),
+but not for ever.
 """
 
 import os

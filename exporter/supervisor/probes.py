@@ -8,7 +8,6 @@ import os
 import selectors
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from exporter import symbols, worker
 from exporter.bpftrace.runner import Runner
@@ -23,16 +22,12 @@ from exporter.probe import Probe
 from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
 from exporter.supervisor.compiling import Compilers
 from exporter.supervisor.interfaces import Watch
+from exporter.supervisor.naming import Naming
+from exporter.supervisor.worker import Send
 
 ATTACH_SECONDS = 0.25  # at once: TCX waits 15 ms for each program, and there may be hundreds of interfaces
 
 log = logging.getLogger(__name__)
-
-
-class Send(Protocol):
-    """Sends the worker a message, with descriptors."""
-
-    def __call__(self, message: object, fds: list[int] | None = None) -> None: ...
 
 
 @dataclass
@@ -69,6 +64,7 @@ class Probes:
             if probe.script is None:
                 self._compilers.add(probe)
         self._watch = Watch(selector, self._look_at_interfaces)
+        self._naming = Naming(selector, send)
 
     def start(self) -> None:
         """Starts all that is wanted, on a host where nothing is left of those that were killed before."""
@@ -87,17 +83,19 @@ class Probes:
     def deadline(self) -> float:
         """When ``tick`` is due, by the monotonic clock."""
         runners = (runner.deadline for runner in self._runners)
-        return min(self._compilers.deadline, self._watch.deadline, *runners, math.inf)
+        return min(self._compilers.deadline, self._watch.deadline, self._naming.deadline, *runners, math.inf)
 
     def tick(self) -> None:
         """Does what is due."""
         self._compilers.tick()
         for runner in self._runners:
             runner.tick()
+        self._naming.tick()
         self._watch.tick()
 
     def give_all(self) -> None:
         """Sends the worker all that runs."""
+        self._naming.give_all()
         for held in self._held.values():
             self._give(held)
         for runner in self._runners:
@@ -142,6 +140,7 @@ class Probes:
         if loaded.on_interfaces:
             held.on_interfaces = OnInterfaces(loaded, fds[len(loaded.maps) :][: len(loaded.programs)])
         self._share_symbols(held)
+        self._naming.need(loaded.probe)
         self._held[probe.name] = held
         self._set(
             probe.name,
