@@ -6,6 +6,7 @@ Runtimes make a container's link, its cgroup and its first process in an order o
 again, less and less often, until it is known or has had its time.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Collection
@@ -120,6 +121,8 @@ class Containers:
         return changed
 
     def _see(self, link: Link, before: _Seen | None) -> None:
+        if before is not None and link.peer is None:  # the other end is being removed: what it was stays true
+            link = dataclasses.replace(link, peer=before.link.peer)
         if before is not None and before.link.peer == link.peer:
             container = before.place.container
             place = Place(link.name, link.name if container == before.link.name else container)
@@ -135,6 +138,7 @@ class Containers:
         for seen in self._seen.values():
             if seen.link.peer == namespace:
                 self._place(seen, math.inf)
+                seen.rank = _NAMED  # for good
         self._namespaces.ended(namespace)
         for group in self._tree.groups.values():
             if group.namespace == namespace:
