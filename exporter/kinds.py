@@ -12,8 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from exporter import cgroups
-from exporter.places import PLACES
+from exporter import cgroups, places
 from exporter.symbols import SYMBOLS
 from exporter.users import user_name
 
@@ -110,11 +109,11 @@ def _protocol(_: Kind, data: bytes) -> str:
 
 
 def _interface(_: Kind, data: bytes) -> str:
-    return PLACES.interface(_number(data))
+    return places.PLACES.interface(_number(data))
 
 
 def _veth_container(_: Kind, data: bytes) -> str:
-    return PLACES.container(_number(data))
+    return places.PLACES.container(_number(data))
 
 
 def _cgroup(_: Kind, data: bytes) -> str:
@@ -130,7 +129,7 @@ def _short_id(data: bytes) -> str:
 
 
 def _container(_: Kind, data: bytes) -> str:
-    return PLACES.name(_short_id(data))
+    return places.PLACES.name(_short_id(data))
 
 
 def _ksym(_: Kind, data: bytes) -> str:
@@ -162,10 +161,10 @@ _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
 
 # of what the supervisor tells: whether it has told it, of a field's bytes
 _SETTLED: dict[str, Callable[[bytes], bool]] = {
-    "interface": lambda data: PLACES.settled(_number(data), whole=False),
-    "veth": lambda data: PLACES.settled(_number(data), whole=False),
-    "veth_container": lambda data: PLACES.settled(_number(data)),
-    "container": lambda data: PLACES.settled(_short_id(data)),
+    "interface": lambda data: places.PLACES.settled(_number(data), whole=False),
+    "veth": lambda data: places.PLACES.settled(_number(data), whole=False),
+    "veth_container": lambda data: places.PLACES.settled(_number(data)),
+    "container": lambda data: places.PLACES.settled(_short_id(data)),
 }
 TOLD = frozenset(_SETTLED)
 
