@@ -72,11 +72,11 @@ class Containers:
 
     def _links_changed(self) -> None:
         if self._take_links():
-            self._look_soon(SETTLE)
+            self._look_soon(0.0)  # a container may be short-lived: it is known only while it runs
 
     def _tree_changed(self) -> None:
         if self._tree.update():
-            self._look_soon(0.0)  # a container may be short-lived: it is known by its processes alone
+            self._look_soon(0.0)
 
     def _namespaces_changed(self) -> None:
         if self._namespaces.update():

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 class Group:
     """The cgroups of one container. key is its short id or its name, as the label ``container`` has it without more.
 
-    since is when it was first seen, by the monotonic clock; identifier is its whole id, "" where it has none. namespace
-    is the number of its processes' network namespace and started when the first of them began, as far as is known.
+    since is when it was first seen, or got its first process, by the monotonic clock; identifier is its whole id, ""
+    where it has none. namespace is the number of its processes' network namespace and started when the first of them
+    began, as far as is known.
     """
 
     key: str
@@ -83,6 +84,7 @@ class Tree:
                 self._removed(folder + b"/" + event.name)
             elif (group := self.groups.get(self._filling.get(event.watch, ""))) is not None:
                 more |= group.namespace is None
+                group.since = self._clock()
         if lost:
             self.walk()
         return more or lost
