@@ -8,25 +8,21 @@ such a link is first told of, and gives it to another when the namespace has end
 """
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+from exporter import netlink
+
 _IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWNSID, _RTM_DELNSID, _RTM_GETNSID = 88, 89, 90
+_RTM_DELNSID, _RTM_GETNSID = 89, 90
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID, _IFLA_NEW_NETNSID = 3, 18, 29, 37, 45
 _IFLA_INFO_KIND = 1
 _NETNSA_NSID, _NETNSA_PID, _NETNSA_FD = 1, 2, 3
 _RTEXT_FILTER_SKIP_STATS = 8
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_LINK, _RTNLGRP_NSID = 270, 1, 1, 28
-_BUFFER = 1 << 18  # bytes; a message is at most 32 KB
 
 _PAIRS = (b"veth", b"netkit")  # kinds of link that are one of two ends
 
@@ -62,9 +58,7 @@ class Links:
         self._events.bind((0, 0))  # what has no port of its own is told nothing
         for group in (_RTNLGRP_LINK, _RTNLGRP_NSID):
             self._events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        self._requests = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._requests.bind((0, 0))
-        self._sequence = 0
+        self._requests = netlink.Requests()
         self._known: set[int] = set()
         self._lost = True  # what is here is still to be asked
 
@@ -79,7 +73,7 @@ class Links:
         """Yields what came, went or changed, in order; at first all links."""
         while True:
             try:
-                data = self._events.recv(_BUFFER)
+                data = self._events.recv(netlink.BUFFER)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -87,20 +81,22 @@ class Links:
                     raise
                 self._lost = True
                 continue
-            for kind, body in _messages(data):
+            for kind, _, body in netlink.messages(data):
                 if (change := self._change(kind, body)) is not None:
                     yield change
         if self._lost:
             yield from self._all()
 
-    def _change(self, kind: int, body: memoryview) -> Link | Gone | Ended | None:
+    def _change(self, kind: int, body: bytes) -> Link | Gone | Ended | None:
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and body[0] != socket.AF_UNSPEC:
+            return None  # AF_BRIDGE: it became a port of a bridge, or is one no longer
         if kind == _RTM_NEWLINK:
             link = _link(body)
             self._known.add(link.index)
             return link
         if kind == _RTM_DELLINK:
             # of the end that stays when the other one goes into another namespace nothing is told
-            self._lost |= _IFLA_NEW_NETNSID in _attributes(body[_IFINFO.size :])
+            self._lost |= _IFLA_NEW_NETNSID in netlink.attributes(body[_IFINFO.size :])
             self._known.discard(_IFINFO.unpack_from(body)[2])
             return Gone(_IFINFO.unpack_from(body)[2])
         if kind == _RTM_DELNSID and (number := _nsid(body)) is not None:
@@ -109,14 +105,8 @@ class Links:
 
     def _all(self) -> Iterator[Link | Gone]:
         self._lost = False
-        mask = struct.pack("=I", _RTEXT_FILTER_SKIP_STATS)
-        found = [
-            _link(body)
-            for kind, body in self._ask(
-                _RTM_GETLINK, _NLM_F_DUMP, _IFINFO.pack(0, 0, 0, 0, 0) + _packed(_IFLA_EXT_MASK, mask)
-            )
-            if kind == _RTM_NEWLINK
-        ]
+        mask = netlink.attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+        found = list(map(_link, self._requests.dump(_RTM_GETLINK, _IFINFO.pack(0, 0, 0, 0, 0) + mask)))
         gone = self._known - {link.index for link in found}
         self._known = {link.index for link in found}
         yield from map(Gone, gone)
@@ -130,70 +120,29 @@ class Links:
         """Returns the number of a network namespace; None where it has none, or this is another file."""
         return self._namespace(_NETNSA_FD, fd)
 
-    def _namespace(self, attribute: int, value: int) -> int | None:
+    def _namespace(self, kind: int, value: int) -> int | None:
+        question = bytes(4) + netlink.attribute(kind, struct.pack("=I", value))  # struct rtgenmsg, padded
         try:
-            replies = self._ask(_RTM_GETNSID, 0, bytes(4) + _packed(attribute, struct.pack("=I", value)))
+            return _nsid(self._requests.get(_RTM_GETNSID, question))
         except OSError as error:
             if error.errno in (errno.ESRCH, errno.EINVAL, errno.EBADF):
                 return None
             raise
-        return next((_nsid(body) for kind, body in replies if kind == _RTM_NEWNSID), None)
-
-    def _ask(self, kind: int, flags: int, body: bytes) -> list[tuple[int, memoryview]]:
-        """Returns the messages of an answer. Raises OSError where the kernel refuses."""
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        length = _HEADER.size + len(body)
-        self._requests.send(_HEADER.pack(length, kind, flags | _NLM_F_REQUEST, self._sequence, 0) + body)
-        answer: list[tuple[int, memoryview]] = []
-        while True:
-            for number, part in _messages(self._requests.recv(_BUFFER), self._sequence):
-                if number == _NLMSG_DONE:
-                    return answer
-                if number == _NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", part)[0]
-                    raise OSError(code, os.strerror(code))
-                answer.append((number, part))
-            if not flags & _NLM_F_DUMP and answer:
-                return answer
 
 
-def _messages(data: bytes, sequence: int | None = None) -> Iterator[tuple[int, memoryview]]:
-    """Yields the type and the body of each message; of one sequence, if one is given."""
-    at, view = 0, memoryview(data)
-    while at + _HEADER.size <= len(data):
-        length, kind, _, number, _ = _HEADER.unpack_from(data, at)
-        if sequence in (None, number):
-            yield kind, view[at + _HEADER.size : at + length]
-        at += max(length + 3 & ~3, _HEADER.size)
-
-
-def _attributes(data: memoryview) -> dict[int, memoryview]:
-    found: dict[int, memoryview] = {}
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        found[kind & 0x3FFF] = data[at + _ATTRIBUTE.size : at + length]  # without the flags NLA_F_…
-        at += max(length + 3 & ~3, _ATTRIBUTE.size)
-    return found
-
-
-def _packed(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
-
-
-def _link(body: memoryview) -> Link:
+def _link(body: bytes) -> Link:
     index = _IFINFO.unpack_from(body)[2]
-    attributes = _attributes(body[_IFINFO.size :])
-    name = bytes(attributes.get(_IFLA_IFNAME, b"")).rstrip(b"\0").decode("utf-8", "backslashreplace")
-    kind = _attributes(attributes.get(_IFLA_LINKINFO, memoryview(b""))).get(_IFLA_INFO_KIND, memoryview(b""))
+    attributes = netlink.attributes(body[_IFINFO.size :])
+    name = attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "backslashreplace")
+    kind = netlink.attributes(attributes.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b"")
     peer = None
-    if _IFLA_LINK_NETNSID in attributes and bytes(kind).rstrip(b"\0") in _PAIRS:
+    if _IFLA_LINK_NETNSID in attributes and kind.rstrip(b"\0") in _PAIRS:
         peer = struct.unpack("=i", attributes[_IFLA_LINK_NETNSID])[0]
     return Link(index, name, peer)
 
 
-def _nsid(body: memoryview) -> int | None:
+def _nsid(body: bytes) -> int | None:
     """Returns the number in a message of a namespace; None where it has none (NETNSA_NSID_NOT_ASSIGNED, -1)."""
-    value = _attributes(body[4:]).get(_NETNSA_NSID)
+    value = netlink.attributes(body[4:]).get(_NETNSA_NSID)
     number = struct.unpack("=i", value)[0] if value is not None else -1
     return number if number >= 0 else None

@@ -266,6 +266,20 @@ def test_a_renamed_interface(watched: Watched, top: bytes, tmp_path: Path) -> No
         watched.until_it_is(index, Place("containers-v9", "web"))
 
 
+def test_a_port_of_a_bridge(watched: Watched) -> None:
+    """An interface that becomes a port of a bridge, and is one no longer, is where it was."""
+    ip("link", "add", "containers-b1", "type", "bridge")
+    try:
+        with named_namespace("containers-n1") as name, veth("containers-v1", name) as index:
+            for words in (("master", "containers-b1"), ("nomaster",), ("name", "containers-v9")):
+                ip("link", "set", "containers-v1", *words)
+            watched.until_it_is(index, Place("containers-v9", name))
+            assert {place.container for places, _ in watched.heard for place in places.values()} >= {name}
+            assert [places[index].container for places, _ in watched.heard if index in places].count("") == 0
+    finally:
+        ip("link", "del", "containers-b1")
+
+
 def test_numbers_of_namespaces_are_used_again(watched: Watched, top: bytes, tmp_path: Path) -> None:
     """A namespace that gets the number of one that has ended is not taken for that one; the old name stays."""
     called(tmp_path, ID, "web")
