@@ -16,7 +16,7 @@ from exporter.errors import ExporterError, ProbeError
 from exporter.holder import hold
 from exporter.loader import load
 from exporter.loader.load import NothingHolds
-from exporter.network import clsact, interfaces
+from exporter.network import clsact
 from exporter.network.attachments import OnInterfaces
 from exporter.probe import Probe
 from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
@@ -90,7 +90,8 @@ class Probes:
         self._compilers.tick()
         for runner in self._runners:
             runner.tick()
-        self._naming.tick()
+        if self._naming.tick():
+            self._look_at_interfaces()
         self._watch.tick()
 
     def give_all(self) -> None:
@@ -196,7 +197,7 @@ class Probes:
         if not held.on_interfaces:
             return
         before = self.statuses[held.probe.name]
-        reasons = held.on_interfaces.update(interfaces.into_namespaces(), ATTACH_SECONDS)
+        reasons = held.on_interfaces.update(self._naming.places(), ATTACH_SECONDS)
         state, reason = "degraded" if reasons else "running", "; ".join(reasons)
         if not held.on_interfaces.finished:
             state, reason = before.state, before.reason
