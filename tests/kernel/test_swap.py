@@ -45,7 +45,7 @@ def total(counted: int) -> int:
 
 @pytest.mark.parametrize("way", ["xdp native", "xdp generic", "tc tcx", "tc clsact"])
 def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of frames that are sent without a pause, and that both of two programs drop, every one is dropped, and counted by
+    """Of frames that are sent one after the other, and that both of two programs drop, every one is dropped, and counted by
     one of the two, while they take each other's places a hundred times."""
     family, mode = way.split()
     if mode == "tcx":
@@ -62,33 +62,35 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
         held = OnInterfaces(loaded, [os.dup(one)])
         assert held.update(()) == []
         assert held.mechanism == way
-        stop, sent = threading.Event(), [0]
+        # XDP drops ahead of what packet sockets see, TC at the egress ahead of the wire
+        sender, receiver = (here, there) if family == "tc" else (there, here)
+        swapping, sent = threading.Event(), 0
 
-        def send() -> None:
-            port = here if family == "tc" else there
-            while not stop.is_set():
-                port.send([frame(64)])
-                sent[0] += 1
-
-        sender = threading.Thread(target=send)
-        sender.start()
-        try:
+        def swap() -> None:
             for number in range(SWAPS):
                 before = total(first) + total(second)
-                while total(first) + total(second) == before:  # frames go by between two swaps
-                    assert sender.is_alive()
+                while total(first) + total(second) == before and not swapping.is_set():
+                    continue  # frames go by between two swaps
                 held.swap([os.dup(one if number % 2 else other)])
+            swapping.set()
+
+        swapper = threading.Thread(target=swap)
+        swapper.start()
+        try:
+            while not swapping.is_set():
+                sender.send([frame(64)])
+                sent += 1
+                while total(first) + total(second) < sent:  # no faster than the interface takes them
+                    assert receiver.receive(0) == []
         finally:
-            stop.set()
-            sender.join()
+            swapping.set()
+            swapper.join()
         assert total(first) > 0
         assert total(second) > 0
-        # XDP drops ahead of what packet sockets see, TC at the egress ahead of the wire
-        receiver = there if family == "tc" else here
+        assert total(first) + total(second) == sent
         assert receiver.receive(0) == []
-        assert total(first) + total(second) == sent[0]
         held.release()
-        (there if family == "xdp" else here).send([frame(64)] * 3)
+        sender.send([frame(64)] * 3)
         assert len(receiver.receive(3)) == 3
     for fd in (one, first, other, second):
         os.close(fd)

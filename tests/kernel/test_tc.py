@@ -103,6 +103,7 @@ def test_a_probe_of_ones_own_counts_both_directions(folder: Path, way: Sequence[
     assert count(samples, "ebpf_exporter_program_runs_total", probe="frames", program="on_in") == 29
 
 
+@pytest.mark.anywhere
 def test_several_probes_on_one_interface(folder: Path, way: Sequence[str]) -> None:
     """Each of three probes on an interface has all 31 frames, in both directions."""
     declared = {
@@ -320,6 +321,7 @@ def test_interfaces_are_followed(folder: Path, way: Sequence[str]) -> None:
         counts(13)
 
 
+@pytest.mark.anywhere
 def test_many_interfaces(folder: Path, way: Sequence[str]) -> None:
     """134 hooks of 67 interfaces, each counts."""
     names = [f"ebpf-f{number}" for number in range(67)]
