@@ -5,6 +5,7 @@ That a probe is attached says little: the kernel may never call the function, or
 looked at is what ``run`` would serve: the probe's own maps, before and after.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,20 +13,21 @@ import platform
 import selectors
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from exporter import libbpf, privileges, selftest, symbols
 from exporter.bpftrace import trial
 from exporter.child import Child
+from exporter.containers import Containers
 from exporter.errors import ExporterError, ProbeError, StartError
 from exporter.holder import hold
 from exporter.loader import load
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
 from exporter.network.attachments import OnInterfaces
-from exporter.probe import Probe
+from exporter.probe import CONTAINERS, Probe
 from exporter.status import Attempt, Loaded
 from exporter.supervisor import host
 from exporter.supervisor.compiling import COMPILE_SECONDS
@@ -206,8 +208,17 @@ def _outcome(probe: Probe, child: Child) -> _Attached | Finding:
     if symbols.TABLE in named:
         symbols.SYMBOLS.use(named.pop(symbols.TABLE))
     on_interfaces = OnInterfaces(loaded, programs) if loaded.on_interfaces else None
-    reasons = on_interfaces.update(()) if on_interfaces else []
+    reasons = on_interfaces.update(_into_containers(probe)) if on_interfaces else []
     return _Attached(loaded, named, programs, held, on_interfaces, reasons)
+
+
+def _into_containers(probe: Probe) -> Collection[int]:
+    """Returns the interfaces that lead into other network namespaces, for a probe that is for them."""
+    if CONTAINERS not in probe.interfaces:
+        return ()
+    with contextlib.closing(Containers()) as containers:
+        containers.look()
+        return containers.places()
 
 
 def _watch(attached: Iterable[_Attached], barrier: Barrier, seconds: float) -> None:
@@ -247,7 +258,8 @@ def _judge(probe: Probe, one: _Attached, statistics: bool) -> Finding:
         nanoseconds=nanoseconds,
     )
     if not one.attachments:
-        return dataclasses.replace(found, reason=found.reason or "none of its hooks is here")
+        absent = "interfaces" if one.on_interfaces else "hooks"
+        return dataclasses.replace(found, reason=found.reason or f"none of its {absent} is here")
     if moved:
         return dataclasses.replace(found, counters=MOVED, moved=moved)
     reasons = filter(

@@ -5,16 +5,11 @@ import errno
 import fnmatch
 import os
 import socket
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter import netlink
 from exporter.probe import AUTO, CONTAINERS
 
-_RTM_GETLINK = 18
-_IFINFO = struct.Struct("=B3xi8x")  # struct ifinfomsg: family, index
-_IFLA_LINK_NETNSID = 37
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
 
 
@@ -61,15 +56,6 @@ def default_route_interfaces() -> list[str]:
             elif len(columns) == 10 and (columns[0], columns[1]) == (zero, "00") and columns[9] != "lo":
                 names[columns[9]] = None
     return list(names)
-
-
-def into_namespaces() -> list[int]:
-    """Returns the indexes of the interfaces whose other end is in another network namespace."""
-    return [
-        _IFINFO.unpack_from(message)[1]
-        for message in netlink.dump(_RTM_GETLINK, _IFINFO.pack(0, 0))
-        if _IFLA_LINK_NETNSID in netlink.attributes(message[_IFINFO.size :])
-    ]
 
 
 def find(patterns: tuple[str, ...], containers: Iterable[int] = ()) -> tuple[dict[int, str], list[str]]:

@@ -45,8 +45,8 @@ def total(counted: int) -> int:
 
 @pytest.mark.parametrize("way", ["xdp native", "xdp generic", "tc tcx", "tc clsact"])
 def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of frames that are sent one after the other, and that both of two programs drop, every one is dropped, and counted by
-    one of the two, while they take each other's places a hundred times."""
+    """Of frames that are sent one after the other, and that both of two programs drop, every one is dropped, and
+    counted by one of the two, while they take each other's places a hundred times."""
     family, mode = way.split()
     if mode == "tcx":
         needs_tcx()

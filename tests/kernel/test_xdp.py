@@ -60,6 +60,75 @@ def test_both_modes_count_the_same(mode: str) -> None:
     assert status["mechanism"] == f"xdp {mode}"
 
 
+def test_why_xdp_is_not_native() -> None:
+    """Where the driver does not take XDP it is generic, counts, and says so with the interface and the reason."""
+    with link("ebpf-t6") as pair, link("ebpf-t7") as large:
+        ip("link", "add", "ebpf-t-bridge", "type", "bridge")
+        try:
+            for words in (["link", "set", "ebpf-t7"], ["-n", large.namespace, "link", "set", "peer"]):
+                ip(*words, "mtu", "9000")
+            names = ["ebpf-t6", "ebpf-t7", "ebpf-t-bridge"]
+            with Daemon({"xdp": {"interfaces": names}}) as daemon:
+                status = daemon.status("xdp")
+                for one, frames in ((pair, 3), (large, 5)):
+                    one.send([ipv4(17)] * frames)
+                assert by(daemon.samples(), "interface", PACKETS) == {"ebpf-t6": 3, "ebpf-t7": 5}
+            with Daemon({"xdp": {"interfaces": names, "mode": "native"}}) as daemon:
+                only_native = daemon.status("xdp")
+        finally:
+            ip("link", "del", "ebpf-t-bridge")
+    reasons = [
+        "ebpf-t7: its MTU, or its peer's, is too large for XDP in the driver",
+        "ebpf-t-bridge: its driver has no XDP",
+    ]
+    assert (status["state"], status["mechanism"]) == ("running", "xdp generic+native")
+    assert [hook for _, hook in status["attachments"]] == [
+        "xdp:ebpf-t6 (native)",
+        "xdp:ebpf-t7 (generic)",
+        "xdp:ebpf-t-bridge (generic)",
+    ]
+    assert [(attempt["mechanism"], attempt["reason"]) for attempt in status["tried"]] == [
+        ("xdp native", reason) for reason in reasons
+    ]
+    assert (only_native["state"], only_native["reason"]) == ("degraded", "; ".join(reasons))
+    assert [hook for _, hook in only_native["attachments"]] == ["xdp:ebpf-t6 (native)"]
+
+
+def test_an_interface_that_is_renamed_and_moved() -> None:
+    """XDP is on an interface while it is here and its name is wanted, and every frame is counted once."""
+    with (
+        link("ebpf-t10") as pair,
+        link("ebpf-t11") as elsewhere,
+        Daemon({"xdp": {"interfaces": ["ebpf-t10", "ebpf-u*"]}}) as daemon,
+    ):
+
+        def on(*names: str) -> None:
+            hooks = [f"xdp:{name} (native)" for name in names]
+            daemon.wait_for(lambda: [hook for _, hook in daemon.status("xdp")["attachments"]] == hooks, f"on {names}")
+
+        def counts(name: str, frames: int) -> None:
+            before = count(daemon.samples(), PACKETS)
+            pair.send([ipv4(17)] * frames)
+            daemon.wait_for(lambda: count(daemon.samples(), PACKETS) - before == frames, "counted")
+            assert count(daemon.samples(), PACKETS, interface=name) >= frames
+
+        counts("ebpf-t10", 3)
+        pair.rename("ebpf-u1")
+        on("ebpf-u1")
+        counts("ebpf-u1", 5)
+        pair.rename("ebpf-v1")
+        on()
+        pair.rename("ebpf-u2")
+        on("ebpf-u2")
+        counts("ebpf-u2", 7)
+        ip("link", "set", "ebpf-u2", "netns", elsewhere.namespace)
+        on()
+        ip("-n", elsewhere.namespace, "link", "set", "ebpf-u2", "netns", str(os.getpid()))
+        ip("link", "set", "ebpf-u2", "up")
+        on("ebpf-u2")
+        counts("ebpf-u2", 11)
+
+
 def test_an_interface_that_goes_and_comes_back() -> None:
     """Without its interface the probe is degraded and says why; with it back, it counts on from where it was."""
     with link("ebpf-t2") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t2"]}}) as daemon:

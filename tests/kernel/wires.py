@@ -18,6 +18,7 @@ TEST = b"\x88\xb5"  # the Ethernet type for local experiments: nobody else speak
 
 _CLONE_NEWNET = 0x40000000
 _PACKET_OUTGOING = 4
+_SOL_PACKET, _PACKET_VNET_HDR = 263, 15
 _ARRIVAL_SECONDS = 60
 _ETH_P_ALL = 3
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,12 +66,21 @@ class Port:
                 if error.errno != errno.ENOBUFS:  # TC dropped it on its way out
                     raise
 
-    def receive(self, count: int, kind: bytes = TEST) -> list[bytes]:
-        """Returns the frames of an Ethernet type that came, at least so many; fails where they do not come."""
+    def send_in_pieces(self, frames: list[bytes]) -> None:
+        """Sends frames of which the kernel keeps only the Ethernet header in one piece, and the rest in pages."""
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        try:
+            # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+            self.send([struct.pack("=BBHHHH", 0, 0, len(ETHERNET) + 2, 0, 0, 0) + frame for frame in frames])
+        finally:
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 0)
+
+    def receive(self, count: int, kinds: tuple[bytes, ...] = (TEST,)) -> list[bytes]:
+        """Returns the frames of some Ethernet types that came, at least so many; fails where they do not come."""
         frames: list[bytes] = []
         while select.select([self._socket], [], [], _ARRIVAL_SECONDS if len(frames) < count else 0)[0]:
             frame, address = self._socket.recvfrom(1 << 17)
-            if address[2] != _PACKET_OUTGOING and frame[12:14] == kind:
+            if address[2] != _PACKET_OUTGOING and frame[12:14] in kinds:
                 frames.append(frame)
         assert len(frames) >= count, f"{len(frames)} of {count} frames came"
         return frames
