@@ -96,3 +96,5 @@ def test_tables_are_bounded() -> None:
     assert places.name(f"{39:012x}") == "c39"
     assert places.name(f"{0:012x}") == f"{0:012x}"
     assert [places.settled(1000 + at) for at in range(17)] == [False] * 16 + [True]
+    places.learn({1000: Place("veth", "c")}, {})  # which makes room for one
+    assert not places.settled(1016)

@@ -193,11 +193,30 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("make", [huge, link, folder, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [huge, link, folder, os.mkfifo, zeros])
 def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], object]) -> None:
     """Files that are too large, fifos, folders and symbolic links are not read, and not waited for."""
     everywhere(tmp_path, make)
     assert found(tmp_path) is None
+
+
+def test_a_fifo_that_says_something(tmp_path: Path) -> None:
+    """What somebody writes into a fifo is not read."""
+    file = runtimes.docker(tmp_path, ID, "web")
+    said = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)
+    fd = os.open(file, os.O_RDWR)
+    try:
+        os.write(fd, said)
+        assert found(tmp_path) is None
+        assert os.read(fd, 1 << 16) == said
+    finally:
+        os.close(fd)
 
 
 def test_a_link_on_the_way(tmp_path: Path) -> None:

@@ -113,6 +113,17 @@ def test_an_interface_that_comes_back_is_one_series(told: Told) -> None:
     assert shown(series) == {("ppp0", "ingress"): 2 * 4999 + 1}
 
 
+def test_an_interface_that_comes_back_where_there_is_no_room(told: Told) -> None:
+    """With all series taken, an interface that was made again goes on with the series that it had."""
+    series = Series(RECEIVED, 1)
+    for index in range(1, OVERFLOW_ENTRIES + 1):
+        told.table.learn({index: Place(f"eth{index}", "x")}, {})
+        read(series, (key(RECEIVED, interface=index), numbers(2)))
+    told.table.learn({5000: Place("eth1", "x"), 5001: Place("eth0", "x")}, {})
+    found = read(series, (key(RECEIVED, interface=5000), numbers(3)), (key(RECEIVED, interface=5001), numbers(7)))
+    assert (found["eth1", "ingress"], found[OTHER, OTHER]) == (5, 7)
+
+
 def test_containers_that_come_and_go_leave_room(told: Told) -> None:
     """With all series taken a new container has its own after three reads, and every sum is exact."""
     series = Series(TRAFFIC, 8)
@@ -138,6 +149,29 @@ def test_overflow_waits_too(told: Told) -> None:
     told.table.learn({7: Place("veth1", "veth1")}, {})
     series.begin()
     assert (shown(series), series.overflowed) == ({("veth1", "ingress"): 8}, 3)
+
+
+def test_another_name_in_the_overflow(told: Told) -> None:
+    """What overflows after an interface has another name is counted there too."""
+    table = Table((counter("ebpf_a_total", label("interface", "interface"), label("comm", "comm")),))
+    series = Series(table, 10)
+    for name in ("veth1", "eth7"):
+        told.table.learn({7: Place(name, name)}, {})
+        series.begin()
+        series.add_overflow(bounded_key(table, interface=7), numbers(3, 1))
+    assert shown(series) == {(OTHER, "veth1"): 3, (OTHER, "eth7"): 3}
+
+
+@pytest.mark.parametrize(("keep", "wanted"), [("last", 5), ("max", 9)])
+def test_gauges_overflow(told: Told, keep: str, wanted: int) -> None:
+    """Of a gauge's values that had to wait one is kept, of the events all."""
+    table = Table((gauge("ebpf_a", label("interface", "interface"), label("comm", "comm"), keep=keep),))
+    series = Series(table, 10)
+    for value in (9, 5):
+        series.add_overflow(bounded_key(table, interface=7), numbers(value, 3))
+    told.table.learn({7: Place("veth1", "veth1")}, {})
+    series.begin()
+    assert (list(shown(series).values()), series.overflowed) == ([wanted], 6)
 
 
 @pytest.mark.parametrize(("keep", "wanted"), [("last", 5), ("max", 9)])
@@ -248,3 +282,6 @@ def test_many_bounded_texts_are_still_bounded(told: Told) -> None:
     found = shown(series)
     assert len(found) == OVERFLOW_ENTRIES + 1
     assert found[OTHER, OTHER] == 50
+    told.table.learn({5000: Place("eth0", "x")}, {})
+    series.add_overflow(bounded_key(table, interface=5000), numbers(7, 1))
+    assert shown(series)[OTHER, "eth0"] == 8
