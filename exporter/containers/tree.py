@@ -125,7 +125,8 @@ class Tree:
     def _cannot_watch(self, error: OSError) -> None:
         if not self.blind:
             hint = "; raise fs.inotify.max_user_watches" if error.errno == errno.ENOSPC else ""
-            log.warning("not all cgroups can be watched, containers are found seconds late: %s%s", error.strerror, hint)
+            reason = f"not all cgroups can be watched: {error.strerror}{hint}"
+            log.warning("containers are found seconds late", extra={"reason": reason})
         self.blind = True
 
     def _path(self, folder: bytes) -> str:

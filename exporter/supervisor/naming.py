@@ -30,7 +30,7 @@ class Naming:
         try:
             self._containers = Containers()
         except OSError as error:
-            log.warning("interfaces and containers are not called by their names: %s", error.strerror)
+            log.warning("containers are not found", extra={"reason": error.strerror})
             return
         for fd, changed in self._containers.handlers():
             self._selector.register(fd, selectors.EVENT_READ, changed)

@@ -146,6 +146,7 @@ TEXTS = {
     "half": '[{"id": "',
     "deep": "[" * 200_000,
     "deep objects": '{"a":' * 100_000,
+    "deep TOML": "a = " + "[" * 100_000,
     "a long number": "1" * 100_000,
     "null": "null",
     "a number": "7",

@@ -147,9 +147,11 @@ def test_where_not_all_can_be_watched(
     make(top / f"docker-{ID}.scope")
     tree = Tree()
     assert tree.blind
-    assert [record.message for record in caplog.records] == [
-        "not all cgroups can be watched, containers are found seconds late: No space left on device; "
-        "raise fs.inotify.max_user_watches"
+    assert [(record.message, vars(record)["reason"]) for record in caplog.records] == [
+        (
+            "containers are found seconds late",
+            "not all cgroups can be watched: No space left on device; raise fs.inotify.max_user_watches",
+        )
     ]
     assert list(tree.groups) == [ID[:12]]
     shutil.rmtree(top / f"docker-{ID}.scope")
