@@ -2,6 +2,7 @@
 """What is made and removed in folders: inotify(7)."""
 
 import ctypes
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -30,32 +31,32 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises OSError where there are too many already (EMFILE)."""
-        self._fd = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        # a file, so that nothing stays open where this could not be put to use
+        self._file = io.FileIO(_checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)))
 
     def fileno(self) -> int:
-        return self._fd
+        return self._file.fileno()
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def folder(self, path: bytes, mask: int = IN_CREATE) -> int:
         """Watches a folder. Returns its watch; raises OSError: it is gone, is none, or there are too many (ENOSPC)."""
-        return _checked(_libc.inotify_add_watch(self._fd, path, mask | _IN_ONLYDIR | _IN_DONT_FOLLOW))
+        return _checked(_libc.inotify_add_watch(self.fileno(), path, mask | _IN_ONLYDIR | _IN_DONT_FOLLOW))
 
     def file(self, path: bytes) -> int:
         """Watches a file for changes. Returns its watch, as ``folder``."""
-        return _checked(_libc.inotify_add_watch(self._fd, path, IN_MODIFY | _IN_DONT_FOLLOW))
+        return _checked(_libc.inotify_add_watch(self.fileno(), path, IN_MODIFY | _IN_DONT_FOLLOW))
 
     def forget(self, watch: int) -> None:
         """Ends a watch. Of cgroups that were removed the kernel ends none (kernfs), and would keep their inodes."""
-        _libc.inotify_rm_watch(self._fd, watch)
+        _libc.inotify_rm_watch(self.fileno(), watch)
 
     def events(self) -> Iterator[Event]:
         """Yields all that has happened since the last call."""
         while True:
-            try:
-                data = os.read(self._fd, _BUFFER)
-            except BlockingIOError:
+            data = self._file.read(_BUFFER)
+            if data is None:  # no more
                 return
             at = 0
             while at < len(data):

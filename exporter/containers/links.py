@@ -124,10 +124,8 @@ class Links:
         question = bytes(4) + netlink.attribute(kind, struct.pack("=I", value))  # struct rtgenmsg, padded
         try:
             return _nsid(self._requests.get(_RTM_GETNSID, question))
-        except OSError as error:
-            if error.errno in (errno.ESRCH, errno.EINVAL, errno.EBADF):
-                return None
-            raise
+        except OSError:  # it has ended, or is no network namespace
+            return None
 
 
 def _link(body: bytes) -> Link:

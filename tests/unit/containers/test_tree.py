@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """containers/tree.py: which containers run, by folders that are made and removed."""
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,13 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cgroup"
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[[], Tree]]:
+    """Begins to follow what is in the hierarchies; until the end of a test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(contextlib.closing(Tree()))
+
+
 def make(folder: Path, *pids: int) -> Path:
     """A cgroup with these processes."""
     folder.mkdir(parents=True)
@@ -44,11 +53,11 @@ def keys(tree: Tree) -> list[str]:
     return sorted(tree.groups)
 
 
-def test_what_is_there_and_what_comes_and_goes(top: Path) -> None:
+def test_what_is_there_and_what_comes_and_goes(top: Path, start: Callable[[], Tree]) -> None:
     """Containers that run at the start, and such as begin and end later, are known; nothing else is."""
     make(top / "system.slice" / "ssh.service")
     make(top / "system.slice" / f"docker-{ID}.scope")
-    tree = Tree()
+    tree = start()
     assert keys(tree) == [ID[:12]]
     assert tree.groups[ID[:12]].identifier == ID
     make(top / "kubepods" / "burstable" / "pod1" / OTHER)  # folders within folders, which nobody saw being made
@@ -62,9 +71,9 @@ def test_what_is_there_and_what_comes_and_goes(top: Path) -> None:
     assert keys(tree) == [ID[:12], "web"]
 
 
-def test_what_is_worth_a_look(top: Path) -> None:
+def test_what_is_worth_a_look(top: Path, start: Callable[[], Tree]) -> None:
     """A new container is, and its first process; what a container makes within itself is not, nor what ends."""
-    tree = Tree()
+    tree = start()
     make(top / "system.slice" / "cron.service")
     assert not tree.update()
     scope = make(top / f"libpod-{ID}.scope")
@@ -83,18 +92,18 @@ def test_what_is_worth_a_look(top: Path) -> None:
     assert not tree.groups
 
 
-def test_processes(top: Path) -> None:
+def test_processes(top: Path, start: Callable[[], Tree]) -> None:
     """A container's processes are those of its cgroup, and of those within, but not of a container within."""
     scope = make(top / f"docker-{ID}.scope", 0)
     make(scope / "init.scope", 41, 42)
     make(scope / "kubepods" / OTHER, 43)
     (make(scope / "threaded") / "cgroup.procs").unlink()
-    tree = Tree()
+    tree = start()
     assert sorted(tree.groups[ID[:12]].processes()) == [41, 42]
     assert list(tree.groups[OTHER[:12]].processes()) == [43]
 
 
-def test_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Tree]) -> None:
     """On a host that has both, a container is known by either; where version 1's hierarchies are, systemd's is used."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
@@ -107,7 +116,7 @@ def test_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "systemd" / "docker" / ID, 41)
     make(tmp_path / "unified" / f"libpod-{OTHER}.scope", 42)
     both = [make(tmp_path / name / "lxc.payload.web") for name in ("systemd", "unified")]
-    tree = Tree()
+    tree = start()
     assert keys(tree) == [ID[:12], OTHER[:12], "web"]
     assert [list(tree.groups[one[:12]].processes()) for one in (ID, OTHER)] == [[41], [42]]
     shutil.rmtree(both[0])
@@ -116,13 +125,13 @@ def test_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "web" not in keys(tree)
 
 
-def test_no_watch_is_left(top: Path) -> None:
+def test_no_watch_is_left(top: Path, start: Callable[[], Tree]) -> None:
     """What has gone is watched no longer: the kernel would keep it."""
 
     def watches() -> int:
         return Path(f"/proc/self/fdinfo/{tree.fileno()}").read_text().count("inotify wd:")
 
-    tree = Tree()
+    tree = start()
     before = watches()
     for number in range(20):
         scope = make(top / f"docker-{number:012x}{ID[12:]}.scope")
@@ -136,7 +145,7 @@ def test_no_watch_is_left(top: Path) -> None:
 
 
 def test_where_not_all_can_be_watched(
-    top: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    top: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, start: Callable[[], Tree]
 ) -> None:
     """Where the system has no more watches, that is said once, and a walk finds what comes and goes."""
 
@@ -145,7 +154,7 @@ def test_where_not_all_can_be_watched(
 
     monkeypatch.setattr(Inotify, "folder", refuse)
     make(top / f"docker-{ID}.scope")
-    tree = Tree()
+    tree = start()
     assert tree.blind
     assert [(record.message, vars(record)["reason"]) for record in caplog.records] == [
         (
@@ -161,10 +170,10 @@ def test_where_not_all_can_be_watched(
     assert keys(tree) == [OTHER[:12]]
 
 
-def test_lost_events(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_events(top: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Tree]) -> None:
     """When more has happened than the kernel keeps, all is looked at."""
     make(top / f"docker-{ID}.scope")
-    tree = Tree()
+    tree = start()
     shutil.rmtree(top / f"docker-{ID}.scope")
     make(top / f"docker-{OTHER}.scope")
     monkeypatch.setattr(Inotify, "events", lambda _: iter([Event(-1, IN_Q_OVERFLOW, b"")]))
@@ -172,7 +181,7 @@ def test_lost_events(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tree.groups) == [OTHER[:12]]
 
 
-def test_without_cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Tree]) -> None:
     """Where none can be seen there are no containers, and nothing fails."""
     monkeypatch.setattr(cgroups, "MOUNTS", tmp_path / "none")
-    assert keys(Tree()) == []
+    assert keys(start()) == []
