@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 MOST = 32_768  # interfaces, and containers, that are remembered: those that were told of last
-PATIENCE = 4.0  # seconds; the supervisor has its last word after half of that
+PATIENCE = 4.0  # seconds; of what it has found the supervisor has told within half of that
+LONG_PATIENCE = 20.0  # seconds; of what it said that it was finding out it has had its last word within half of that
 
 _SHORT_ID = re.compile(r"[0-9a-f]{12}")
 
@@ -76,7 +77,10 @@ class Places:
 
     def _gave_up(self, number: int | str) -> bool:
         asked = self._asked.get(number)
-        return asked is not None and self._clock() - asked >= PATIENCE
+        return asked is not None and self._clock() - asked >= self._patience(number)
+
+    def _patience(self, number: int | str) -> float:
+        return LONG_PATIENCE if number in self._places else PATIENCE
 
     def interface(self, index: int) -> str:
         """Returns an interface's name; the index, where that is not known."""
@@ -109,10 +113,11 @@ class Places:
         elif (place := self._places.get(number)) and (place.container or not whole):
             return True
         if len(self._asked) >= self._most:
-            self._asked = {key: since for key, since in self._asked.items() if self._clock() - since < PATIENCE}
+            self._asked = {key: since for key, since in self._asked.items() if not self._gave_up(key)}
             if len(self._asked) >= self._most:
                 return True
-        return self._clock() - self._asked.setdefault(number, self._clock()) >= PATIENCE
+        self._asked.setdefault(number, self._clock())
+        return self._gave_up(number)
 
 
 def _forget(table: dict[int, Place] | dict[str, str], most: int) -> None:

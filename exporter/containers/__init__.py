@@ -17,11 +17,12 @@ from typing import Any
 
 from exporter.containers.links import Gone, Link, Links
 from exporter.containers.names import Name, Names
-from exporter.containers.namespaces import Namespaces, made_up
+from exporter.containers.namespaces import Namespaces
 from exporter.containers.tree import Group, Tree
-from exporter.places import PATIENCE, Place
+from exporter.places import LONG_PATIENCE, PATIENCE, Place
 
-LAST_WORD = PATIENCE / 2  # seconds; so long is looked for what is new
+LAST_WORD = PATIENCE / 2  # seconds; so long is looked for what is new,
+LATE_LAST_WORD = LONG_PATIENCE / 2  # and so long where a runtime has made the network: a container is about to begin
 SETTLE = 0.1  # seconds; things come in crowds: they are looked at once
 FIRST_PAUSE, LAST_PAUSE = 0.05, 0.4  # seconds between looks at what is not known yet; each pause is twice the last
 BLIND_PAUSE = 5.0  # seconds between walks through cgroups that can't be watched
@@ -191,7 +192,7 @@ class Containers:
             return
         rank, name = self._who(seen.link.peer)
         pending = not seen.place.container
-        if pending and rank < _KNOWN and now - seen.since < LAST_WORD:
+        if pending and rank < _KNOWN and now - seen.since < (LATE_LAST_WORD if rank == _UNSURE else LAST_WORD):
             return
         if pending or rank > seen.rank:
             seen.rank, seen.place = rank, Place(seen.link.name, name or seen.link.name)
@@ -202,12 +203,12 @@ class Containers:
         if group := self._groups.get(namespace):
             if not group.identifier:
                 return _NAMED, group.key
-            name = self._named.get(group.key)
-            if name is None:
+            if (found := self._named.get(group.key)) is None:
                 return _UNSURE, group.key
-            return (_NAMED if name.container != group.key else _KNOWN), name.network
+            return (_NAMED if found.container != group.key else _KNOWN), found.network
         if called := self._namespaces.names.get(namespace):
-            return (_UNSURE if made_up(called) else _KNOWN), called
+            name, made_up = called
+            return (_UNSURE if made_up else _KNOWN), name
         return _UNKNOWN, ""
 
     # -- what is told
@@ -232,7 +233,7 @@ class Containers:
     def places(self) -> dict[int, Place]:
         """Returns the interfaces that lead into other network namespaces, by index: the host's ends of veth pairs.
 
-        One whose container is "" is new, and will have its last word in two seconds.
+        One whose container is "" is new: it will have another, at the latest after LATE_LAST_WORD.
         """
         return {index: seen.place for index, seen in self._seen.items() if seen.link.peer is not None}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from exporter import cgroups, places
 from exporter.metrics import series as module
 from exporter.metrics.series import Series
-from exporter.places import PATIENCE, Place, Places
+from exporter.places import LONG_PATIENCE, PATIENCE, Place, Places
 from exporter.probe import OTHER, OVERFLOW_ENTRIES, Table
 
 from ..support import bounded_key, counter, gauge, histogram, key, label, numbers, probe, samples
@@ -84,7 +84,7 @@ def test_patience_ends(told: Told) -> None:
     told.table.learn({7: Place("veth1", "")}, {})
     counted = [(traffic(7), numbers(3, 0)), (traffic(2**31), numbers(5, 0))]
     assert read(series, *counted) == {}
-    told.now += PATIENCE
+    told.now += LONG_PATIENCE
     wanted = {("veth1", "ingress", "veth1"): 3, ("2147483648", "ingress", "2147483648"): 5}
     assert read(series) == wanted
     told.table.learn({7: Place("veth1", "web")}, {})
@@ -239,7 +239,7 @@ def test_containers_of_processes(told: Told, monkeypatch: pytest.MonkeyPatch) ->
             st.tuples(st.just("count"), st.integers(0, 5), st.integers(0, 2**32)),
             st.tuples(st.just("over"), st.integers(0, 5), st.integers(0, 2**32)),
             st.tuples(st.just("tell"), st.integers(0, 5), st.sampled_from(["", "a", "b", "c"])),
-            st.tuples(st.just("pass"), st.just(0), st.sampled_from([0.1, PATIENCE])),
+            st.tuples(st.just("pass"), st.just(0), st.sampled_from([0.1, PATIENCE, LONG_PATIENCE])),
         )
     )
 )
@@ -250,7 +250,7 @@ def test_nothing_is_lost_whatever_is_told_when(steps: list[tuple[str, int, objec
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "PLACES", told.table)
         series = Series(table, 100)
-        for what, index, amount in [*steps, ("pass", 0, PATIENCE), ("pass", 0, PATIENCE)]:
+        for what, index, amount in [*steps, ("pass", 0, LONG_PATIENCE), ("pass", 0, LONG_PATIENCE)]:
             series.begin()
             if what == "pass":
                 assert isinstance(amount, float)
