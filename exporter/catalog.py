@@ -5,7 +5,7 @@ import dataclasses
 import math
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,19 @@ from exporter.expression import Expression, ExpressionError, Word
 from exporter.grammar import parse
 from exporter.hooks import events
 from exporter.loader import context, script
-from exporter.probe import FAMILIES, Hook, Label, Mechanism, Metric, Probe, Program, Selftest, powers_of_two
+from exporter.probe import (
+    AUTO,
+    FAMILIES,
+    ON_INTERFACES,
+    Hook,
+    Label,
+    Mechanism,
+    Metric,
+    Probe,
+    Program,
+    Selftest,
+    powers_of_two,
+)
 
 _C_KEYWORDS = frozenset(
     "asm auto break case char const continue default do double else enum extern float for goto i386 if inline int "
@@ -215,7 +227,8 @@ _OPTIONS = {
 _SOURCE = {"type": "string", "pattern": r"\A[^\0]+\Z", "description": "a C file"}
 
 # a probe whose programs are C, and one whose programs are expressions
-IN_C = _declaration(_MECHANISM, _label(_KIND, "kind"), {"options": _OPTIONS, "source": _SOURCE}, {})
+_OF_C = {"options": _OPTIONS, "source": _SOURCE, "interfaces": SETTINGS["interfaces"], "mode": SETTINGS["mode"]}
+IN_C = _declaration(_MECHANISM, _label(_KIND, "kind"), _OF_C, {})
 IN_YAML = _declaration(_EVENT, _label(_EXPRESSION, "value"), {"where": _EXPRESSION}, {"value": _EXPRESSION})
 
 
@@ -333,7 +346,7 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
     mechanisms = [_event(item, index) if scripted else _mechanism(item) for index, item in enumerate(attach)]
     probe = Probe(
         name=name,
-        purpose=" ".join(value.get("purpose", _purpose(mechanisms)).split()),
+        purpose=" ".join(value.get("purpose", _purpose(mechanisms, scripted)).split()),
         declaration=declared.path,
         source=source,
         mechanisms=tuple(mechanisms),
@@ -341,10 +354,13 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
         options=tuple((name, option["default"]) for name, option in value.get("options", {}).items()),
         max_series=value.get("max_series", Probe.max_series),
         max_cpu_percent=value.get("max_cpu_percent", Probe.max_cpu_percent),
+        interfaces=tuple(value.get("interfaces", [AUTO])) if _families(mechanisms) & set(ON_INTERFACES) else (),
+        mode=value.get("mode", Probe.mode),
         where=_expression(declared, ("where",), value.get("where"), problems) if scripted else None,
         selftest=_selftest(value.get("selftest")),
     )
     problems.extend(_hook_problems(probe, declared))
+    problems.extend(_interface_problems(probe, value, declared, ()))
     problems.extend(_clashes(probe, declared))
     if source:
         try:
@@ -357,6 +373,18 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
     if problems:
         raise ConfigError(problems)
     return probe
+
+
+def _families(mechanisms: Iterable[Mechanism]) -> set[str]:
+    return {hook.family for mechanism in mechanisms for program in mechanism.programs for hook in program.hooks}
+
+
+def _interface_problems(probe: Probe, said: Collection[str], of: Document, where: Where) -> Iterator[Problem]:
+    """What is said of interfaces for a probe that is on none."""
+    if "interfaces" in said and not probe.interfaces:
+        yield of.problem((*where, "interfaces"), f"{probe.name} is not attached to interfaces")
+    if "mode" in said and "xdp" not in _families(probe.mechanisms):
+        yield of.problem((*where, "mode"), f"{probe.name} is not attached by XDP")
 
 
 def _selftest(value: list[str] | dict[str, Any] | None) -> Selftest | None:
@@ -379,9 +407,11 @@ def _is_event(attach: Any) -> bool:
     return isinstance(attach, str) or (isinstance(attach, dict) and len(attach) > 0 and set(attach) <= {"start", "end"})
 
 
-def _purpose(mechanisms: list[Mechanism]) -> str:
+def _purpose(mechanisms: list[Mechanism], scripted: bool) -> str:
     hooks = [str(program.hooks[0]) for program in mechanisms[0].programs]
-    return f"Events of {hooks[0]}." if len(hooks) == 1 else f"What is between {hooks[0]} and {hooks[1]}."
+    if scripted and len(hooks) == 2:
+        return f"What is between {hooks[0]} and {hooks[1]}."
+    return f"Events of {', '.join(hooks)}."
 
 
 def _event(value: str | dict[str, str], index: int) -> Mechanism:
@@ -527,13 +557,14 @@ _TARGETS = {
     "profile": r"(hz|s|ms):[1-9][0-9]{0,8}|us:[1-9][0-9]{1,8}",
     "software": r"[a-z-]+(:[1-9][0-9]{0,17})?",
     "hardware": r"[a-zA-Z-]+(:[1-9][0-9]{0,17})?",
+    "tc": "ingress|egress",
     "xdp": "",
 }
 _FORMS = {
     "kprobe": "kprobe:FUNCTION", "fentry": "fentry:FUNCTION", "tracepoint": "tracepoint:CATEGORY:EVENT",
     "rawtracepoint": "rawtracepoint:EVENT", "uprobe": "uprobe:FILE:SYMBOL", "usdt": "usdt:FILE:PROVIDER:NAME",
     "profile": "profile:hz:99, or s:N, ms:N, us:N from 10", "software": "software:EVENT:PERIOD",
-    "hardware": "hardware:EVENT:PERIOD", "xdp": "xdp",
+    "hardware": "hardware:EVENT:PERIOD", "tc": "tc:ingress or tc:egress", "xdp": "xdp",
 }  # fmt: skip
 _EVENTS = {"software": events.SOFTWARE, "hardware": events.HARDWARE}
 _AS = {"kretprobe": "kprobe", "uretprobe": "uprobe", "fexit": "fentry"}
@@ -550,8 +581,8 @@ def _hook_problems(probe: Probe, declared: Document) -> Iterator[Problem]:
                     yield declared.problem(("attach",), f"{hook}: expected {form}; a probe names its hooks one by one")
                 elif (known := _EVENTS.get(hook.family)) and (name := hook.target.partition(":")[0]) not in known:
                     yield declared.problem(("attach",), f"{hook}: {one_of(name, list(known))}")
-                elif hook.family == "xdp" and not probe.source:
-                    yield declared.problem(("attach",), "xdp needs C: an expression has no packets")
+                elif hook.family in ON_INTERFACES and not probe.source:
+                    yield declared.problem(("attach",), f"{hook} needs C: an expression has no packets")
 
 
 def _script_problems(probe: Probe, declared: Document) -> list[Problem]:
@@ -655,10 +686,8 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
             expected = "true or false" if boolean else "a whole number of 32 bits"
             problems.append(config.problem((*where, "options", name), f"expected {expected}, found {number!r}"[:200]))
     options.update(settings.options)
-    xdp = any(hook.family == "xdp" for item in probe.mechanisms for program in item.programs for hook in program.hooks)
-    for key in ("interfaces", "mode"):
-        if getattr(settings, key) is not None and not xdp:
-            problems.append(config.problem((*where, key), f"{probe.name} is not attached to interfaces"))
+    said = [key for key in ("interfaces", "mode") if getattr(settings, key) is not None]
+    problems.extend(_interface_problems(probe, said, config, where))
     for key in ("label_names", "types"):
         if getattr(settings, key):
             problems.append(config.problem((*where, key), f"{probe.name} is no bpftrace script"))
@@ -670,6 +699,6 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
         options=tuple((name, int(number)) for name, number in options.items()),
         max_series=settings.max_series or probe.max_series,
         max_cpu_percent=probe.max_cpu_percent if settings.max_cpu_percent is None else settings.max_cpu_percent,
-        interfaces=(settings.interfaces or ("auto",)) if xdp else (),
+        interfaces=settings.interfaces or probe.interfaces,
         mode=settings.mode or probe.mode,
     )

@@ -9,7 +9,7 @@ from the kernel itself (``loader.births``), even if it ends before anybody looks
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -120,6 +120,19 @@ def mounted() -> tuple[bytes, bytes] | None:
     ``31 24 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw``. In a container that has cgroups of its own
     the root is ``/../..`` or just ``/``, and what is outside can't be seen.
     """
+    return _mounted(lambda kind, _: kind == b"cgroup2")
+
+
+def mounted_v1() -> tuple[bytes, bytes] | None:
+    """Returns the same of one hierarchy of version 1, in which all tasks have their places: systemd's, or else one that
+    container runtimes use; None where there are none, or version 2 alone."""
+    for name in (b"name=systemd", b"pids", b"memory", b"cpu"):
+        if found := _mounted(lambda kind, options, name=name: kind == b"cgroup" and name in options):  # type: ignore[misc]
+            return found
+    return None
+
+
+def _mounted(wanted: Callable[[bytes, list[bytes]], bool]) -> tuple[bytes, bytes] | None:
     best: tuple[bytes, bytes] | None = None
     try:
         lines = MOUNTS.read_bytes().splitlines()
@@ -127,8 +140,8 @@ def mounted() -> tuple[bytes, bytes] | None:
         return None
     for line in lines:
         ahead, _, behind = line.partition(b" - ")
-        columns = ahead.split(b" ")
-        if not behind.startswith(b"cgroup2 ") or len(columns) < 5:
+        columns, (kind, _, options, *_) = ahead.split(b" "), (*behind.split(b" "), b"", b"", b"")
+        if not wanted(kind, options.split(b",")) or len(columns) < 5:
             continue
         folder, root = _unescaped(columns[4]), _unescaped(columns[3])
         root = b"" if root == b"/" or root.startswith(b"/..") else root
@@ -206,18 +219,22 @@ def container(path: str) -> str:
     """
     if path == UNKNOWN:
         return UNKNOWN
-    for part in reversed(path.split("/")):
-        for pattern in _CONTAINERS:
-            if match := pattern.fullmatch(part):
-                return _named(match.groupdict())
-    return ""
-
-
-def _named(groups: dict[str, str]) -> str:
-    if "id" in groups:
-        return groups["id"][:_SHORT]
+    groups = _container(path)
     if "escaped" in groups:
         # systemd-escape: machine-web\x2d1.scope is web-1
         escaped = groups["escaped"].encode()
         return _text(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped))
-    return groups["name"]
+    return groups.get("name", "") or groups.get("id", "")[:_SHORT]
+
+
+def container_id(path: str) -> str:
+    """Returns the whole id, of 64 digits, of the container of a cgroup; nothing where it has none."""
+    return _container(path).get("id", "")
+
+
+def _container(path: str) -> dict[str, str]:
+    for part in reversed(path.split("/")):
+        for pattern in _CONTAINERS:
+            if match := pattern.fullmatch(part):
+                return match.groupdict()
+    return {}

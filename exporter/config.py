@@ -40,6 +40,8 @@ BPFTRACE: dict[str, Any] = {
     },
 }
 
+_INTERFACE = "an interface, a glob, auto or containers"
+
 SETTINGS: dict[str, Any] = {
     "labels": {"type": "array", "items": NAME, "uniqueItems": True, "description": "a list of label names"},
     "metrics": {
@@ -68,9 +70,9 @@ SETTINGS: dict[str, Any] = {
     },
     "interfaces": {
         "type": "array",
-        "items": {"type": "string", "minLength": 1, "maxLength": 15, "description": "an interface, a glob or auto"},
+        "items": {"type": "string", "minLength": 1, "maxLength": 15, "description": _INTERFACE},
         "minItems": 1,
-        "description": "a list of interfaces, globs or auto",
+        "description": f"a list, each {_INTERFACE}",
     },
     "mode": {"enum": ["auto", "native", "generic"]},
     **BPFTRACE,

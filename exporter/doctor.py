@@ -5,6 +5,7 @@ That a probe is attached says little: the kernel may never call the function, or
 looked at is what ``run`` would serve: the probe's own maps, before and after.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,20 +13,21 @@ import platform
 import selectors
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from exporter import libbpf, privileges, selftest, symbols
 from exporter.bpftrace import trial
 from exporter.child import Child
+from exporter.containers import Containers
 from exporter.errors import ExporterError, ProbeError, StartError
 from exporter.holder import Hold
 from exporter.loader import load
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
-from exporter.network import XdpAttachments
-from exporter.probe import Probe
+from exporter.network.attachments import OnInterfaces
+from exporter.probe import CONTAINERS, Probe
 from exporter.status import Attempt, Loaded
 from exporter.supervisor import host
 from exporter.supervisor.compiling import COMPILE_SECONDS
@@ -72,7 +74,7 @@ class _Attached:
     maps: dict[str, int]
     programs: list[int]
     held: list[int]
-    xdp: list[XdpAttachments]
+    on_interfaces: OnInterfaces | None
     reasons: list[str]  # why it is not on all its interfaces
     first: tuple[int, int] = (0, 0)  # runs and nanoseconds when it began,
     last: tuple[int, int] = (0, 0)  # and before its maps were last read
@@ -108,18 +110,8 @@ class _Attached:
 
     @property
     def attachments(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of a program and a hook; of XDP as it stands."""
-        on_interfaces = (
-            (program, f"xdp:{link.interface} ({link.mode})")
-            for program, one in zip(self.loaded.programs, self.xdp, strict=False)
-            for link in one.links
-        )
-        return (*self.loaded.attachments, *on_interfaces)
-
-    @property
-    def mechanism(self) -> str:
-        modes = sorted({link.mode for one in self.xdp for link in one.links})
-        return f"{self.loaded.mechanism} {'+'.join(modes)}".strip()
+        """Pairs of a program and a hook; on interfaces as it stands."""
+        return self.loaded.attachments + (self.on_interfaces.attachments if self.on_interfaces else ())
 
 
 def examine(wanted: Plan, seconds: float) -> list[Finding]:
@@ -141,8 +133,18 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
         statistics = False
     outcomes = _load(probe for probe in wanted.probes if not probe.script)
     attached = {name: one for name, one in outcomes.items() if isinstance(one, _Attached)}
-    _watch(attached.values(), barrier, seconds)
-    scripts = trial.watch([probe for probe in wanted.probes if probe.script], seconds)
+    try:
+        _watch(attached.values(), barrier, seconds)
+        scripts = trial.watch([probe for probe in wanted.probes if probe.script], seconds)
+        judged = {
+            probe.name: _judge(probe, attached[probe.name], statistics)
+            for probe in wanted.probes
+            if probe.name in attached
+        }
+    finally:
+        for held in attached.values():
+            if held.on_interfaces:
+                held.on_interfaces.release()
     Hold([fd for one in attached.values() for fd in one.held])  # so that this process ends at once
     found = []
     for probe in wanted.probes:
@@ -150,7 +152,7 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
             found.append(_of_script(probe, scripts[probe.name]))
             continue
         one = outcomes[probe.name]
-        found.append(one if isinstance(one, Finding) else _judge(probe, one, statistics))
+        found.append(one if isinstance(one, Finding) else judged[probe.name])
     return found
 
 
@@ -205,8 +207,18 @@ def _outcome(probe: Probe, child: Child[Loaded]) -> _Attached | Finding:
     held = fds[len(named) + len(programs) :]
     if symbols.TABLE in named:
         symbols.SYMBOLS.use(named.pop(symbols.TABLE))
-    xdp = [XdpAttachments(program, probe.interfaces, probe.mode) for program in programs if probe.interfaces]
-    return _Attached(loaded, named, programs, held, xdp, [reason for one in xdp for reason in one.update()])
+    on_interfaces = OnInterfaces(loaded, programs) if loaded.on_interfaces else None
+    reasons = on_interfaces.update(_into_containers(probe)) if on_interfaces else []
+    return _Attached(loaded, named, programs, held, on_interfaces, reasons)
+
+
+def _into_containers(probe: Probe) -> Collection[int]:
+    """Returns the interfaces that lead into other network namespaces, for a probe that is for them."""
+    if CONTAINERS not in probe.interfaces:
+        return ()
+    with contextlib.closing(Containers()) as containers:
+        containers.look()
+        return containers.places()
 
 
 def _watch(attached: Iterable[_Attached], barrier: Barrier, seconds: float) -> None:
@@ -239,14 +251,15 @@ def _judge(probe: Probe, one: _Attached, statistics: bool) -> Finding:
         probe,
         ABSENT,
         "; ".join(one.reasons),
-        mechanism=one.mechanism,
-        tried=one.loaded.tried,
+        mechanism=one.on_interfaces.mechanism if one.on_interfaces else one.loaded.mechanism,
+        tried=one.on_interfaces.tried if one.on_interfaces else one.loaded.tried,
         attachments=one.attachments,
         runs=runs if statistics else None,
         nanoseconds=nanoseconds,
     )
     if not one.attachments:
-        return dataclasses.replace(found, reason=found.reason or "none of its hooks is here")
+        absent = "interfaces" if one.on_interfaces else "hooks"
+        return dataclasses.replace(found, reason=found.reason or f"none of its {absent} is here")
     if moved:
         return dataclasses.replace(found, counters=MOVED, moved=moved)
     reasons = filter(

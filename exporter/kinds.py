@@ -7,14 +7,12 @@ nature (an errno, a protocol); when series run out, unbounded labels read ``(oth
 
 import errno as errnos
 import ipaddress
-import os
 import re
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from exporter import cgroups
+from exporter import cgroups, places
 from exporter.symbols import SYMBOLS
 from exporter.users import user_name
 
@@ -43,6 +41,15 @@ class Kind:
     def decode(self, data: bytes) -> str:
         """Returns a field's bytes as the label's text, not yet escaped."""
         return _DECODERS[self.name](self, data)
+
+    @property
+    def told(self) -> bool:
+        """Whether its texts are the supervisor's to tell: ``settled`` may be False then, and a text may change."""
+        return self.name in TOLD
+
+    def settled(self, data: bytes) -> bool:
+        """Whether a field's bytes have the text that they will keep, as far as can be known now."""
+        return not self.told or _SETTLED[self.name](data)
 
 
 def _number(data: bytes) -> int:
@@ -102,11 +109,11 @@ def _protocol(_: Kind, data: bytes) -> str:
 
 
 def _interface(_: Kind, data: bytes) -> str:
-    index = _number(data)
-    try:
-        return os.fsencode(socket.if_indextoname(index)).decode("utf-8", "backslashreplace")
-    except OSError:  # it has gone since
-        return str(index)
+    return places.PLACES.interface(_number(data))
+
+
+def _veth_container(_: Kind, data: bytes) -> str:
+    return places.PLACES.container(_number(data))
 
 
 def _cgroup(_: Kind, data: bytes) -> str:
@@ -117,8 +124,12 @@ def _unit(_: Kind, data: bytes) -> str:
     return cgroups.unit(cgroups.PATHS.path(_number(data)))
 
 
-def _container(_: Kind, data: bytes) -> str:
+def _short_id(data: bytes) -> str:
     return cgroups.container(cgroups.PATHS.path(_number(data)))
+
+
+def _container(_: Kind, data: bytes) -> str:
+    return places.PLACES.name(_short_id(data))
 
 
 def _ksym(_: Kind, data: bytes) -> str:
@@ -133,6 +144,8 @@ _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
     "cpu": _decimal,
     "errno": _errno,
     "interface": _interface,
+    "veth": _interface,
+    "veth_container": _veth_container,
     "protocol": _protocol,
     "u32": _decimal,
     "u64": _decimal,
@@ -146,6 +159,15 @@ _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
     "bool": _enum,
 }
 
+# of what the supervisor tells: whether it has told it, of a field's bytes
+_SETTLED: dict[str, Callable[[bytes], bool]] = {
+    "interface": lambda data: places.PLACES.settled(_number(data), whole=False),
+    "veth": lambda data: places.PLACES.settled(_number(data), whole=False),
+    "veth_container": lambda data: places.PLACES.settled(_number(data)),
+    "container": lambda data: places.PLACES.settled(_short_id(data)),
+}
+TOLD = frozenset(_SETTLED)
+
 OF_CGROUPS = ("cgroup", "unit", "container")  # in the kernel they are one: the id of the running task's cgroup
 _CGROUP_ID = "{field} = bpf_get_current_cgroup_id();"
 
@@ -157,7 +179,9 @@ _SIMPLE = {
         Kind("pid", "u32", 4, 4, False, "{field} = bpf_get_current_pid_tgid() >> 32;"),
         Kind("cpu", "u32", 4, 4, True, "{field} = bpf_get_smp_processor_id();"),
         Kind("errno", "u16", 2, 2, True),
-        Kind("interface", "u32", 4, 4, True),
+        Kind("interface", "u32", 4, 4, True, merges=True),
+        Kind("veth", "u32", 4, 4, False, merges=True),  # names that are made up anew for each container
+        Kind("veth_container", "u32", 4, 4, False, merges=True),
         Kind("protocol", "u16", 2, 2, True),
         Kind("u32", "u32", 4, 4, False),
         Kind("u64", "u64", 8, 8, False),

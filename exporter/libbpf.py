@@ -11,11 +11,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_ARRAY_OF_MAPS = 1, 2, 12
-PROG_TYPE_KPROBE, PROG_TYPE_TRACEPOINT, PROG_TYPE_XDP, PROG_TYPE_PERF_EVENT = 2, 5, 6, 7
+MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PROG_ARRAY, MAP_TYPE_ARRAY_OF_MAPS = 1, 2, 3, 12
+PROG_TYPE_KPROBE, PROG_TYPE_SCHED_CLS, PROG_TYPE_TRACEPOINT, PROG_TYPE_XDP, PROG_TYPE_PERF_EVENT = 2, 3, 5, 6, 7
 PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 17, 26
 ATTACH_TRACE_FENTRY, ATTACH_TRACE_FEXIT, ATTACH_XDP, ATTACH_PERF_EVENT = 24, 25, 37, 41
+ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 46, 47
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
+F_BEFORE = 1 << 3  # of a link: ahead of all programs that are there
 STATS_RUN_TIME = 0
 _LINK_TYPE_PERF_EVENT = 7
 _PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE = 3, 4
@@ -52,13 +54,16 @@ _lib.bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_cha
 _lib.bpf_map_lookup_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
 _lib.bpf_raw_tracepoint_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _lib.bpf_link_create.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+_lib.bpf_link_update.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+_lib.bpf_prog_get_fd_by_id.argtypes = [ctypes.c_uint32]
+_lib.bpf_map_get_fd_by_id.argtypes = [ctypes.c_uint32]
 _lib.bpf_obj_get_info_by_fd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 _lib.libbpf_find_vmlinux_btf_id.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _lib.libbpf_set_print.argtypes = [ctypes.c_void_p]
 _lib.libbpf_set_print(None)  # it would write to our stderr
 
 
-def _checked(result: int, doing: str) -> int:
+def checked(result: int, doing: str) -> int:
     """libbpf 1.x returns -errno; raises it as OSError."""
     if result < 0:
         raise OSError(-result, os.strerror(-result), doing)
@@ -121,12 +126,30 @@ class _ProgInfo(ctypes.Structure):
     _fields_ = [
         ("type", ctypes.c_uint32),
         ("id", ctypes.c_uint32),
-        ("skipped", ctypes.c_uint8 * 184),
+        ("instructions", ctypes.c_uint8 * 44),
+        ("nr_map_ids", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
+        ("skipped", ctypes.c_uint8 * 112),
         ("run_time_ns", ctypes.c_uint64),
         ("run_cnt", ctypes.c_uint64),
         ("recursion_misses", ctypes.c_uint64),
         ("verified_insns", ctypes.c_uint32),
         ("attach_btf_obj_id", ctypes.c_uint32),
+    ]
+
+
+class _MapInfo(ctypes.Structure):
+    """The head of struct bpf_map_info."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
     ]
 
 
@@ -163,18 +186,18 @@ def map_create(kind: int, name: str, key: int, value: int, entries: int, flags: 
     """Creates a map; key and value are sizes in bytes. Returns its descriptor."""
     opts = _MapCreateOpts(ctypes.sizeof(_MapCreateOpts), inner_map_fd=inner, map_flags=flags)
     result = _lib.bpf_map_create(kind, name.encode()[:15], key, value, entries, ctypes.byref(opts))
-    return _checked(result, f"map {name}")
+    return checked(result, f"map {name}")
 
 
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Sets one element."""
-    _checked(_lib.bpf_map_update_elem(fd, key, value, 0), "map update")
+    checked(_lib.bpf_map_update_elem(fd, key, value, 0), "map update")
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
     """Returns one element's value."""
     value = ctypes.create_string_buffer(value_size)
-    _checked(_lib.bpf_map_lookup_elem(fd, key, value), "map lookup")
+    checked(_lib.bpf_map_lookup_elem(fd, key, value), "map lookup")
     return value.raw
 
 
@@ -206,7 +229,7 @@ class Drain:
                 self._grow()
                 continue
             if result not in (0, -errno.ENOENT):  # ENOENT: this was the last
-                _checked(result, "map drain")
+                checked(result, "map drain")
             if count.value:
                 taken = count.value
                 yield memoryview(self._keys)[: taken * key_size], memoryview(self._values)[: taken * value_size]
@@ -246,26 +269,30 @@ def prog_load(kind: int, name: str, instructions: bytes, attach_type: int = 0, b
 
 def vmlinux_btf_id(function: str, attach_type: int) -> int:
     """Returns the BTF id of a kernel function, for fentry and fexit."""
-    return _checked(_lib.libbpf_find_vmlinux_btf_id(function.encode(), attach_type), function)
+    return checked(_lib.libbpf_find_vmlinux_btf_id(function.encode(), attach_type), function)
 
 
 def raw_tracepoint_open(name: str | None, program: int) -> int:
     """Attaches a program to a raw tracepoint or, without a name, to the function that it was loaded for."""
-    return _checked(_lib.bpf_raw_tracepoint_open(name.encode() if name else None, program), name or "")
+    return checked(_lib.bpf_raw_tracepoint_open(name.encode() if name else None, program), name or "")
 
 
 def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> int:
     """Attaches a program to an interface (its index) or a perf event. Returns the link; closing it detaches."""
     opts = _LinkCreateOpts(ctypes.sizeof(_LinkCreateOpts), flags=flags)
-    return _checked(_lib.bpf_link_create(program, target, attach_type, ctypes.byref(opts)), "link")
+    return checked(_lib.bpf_link_create(program, target, attach_type, ctypes.byref(opts)), "link")
+
+
+def link_update(link: int, program: int) -> None:
+    """Gives a link another program, at once: no event is seen by neither or by both."""
+    checked(_lib.bpf_link_update(link, program, None), "link update")
 
 
 def link_ifindex(fd: int) -> int:
-    """Returns the interface that an XDP link is on; 0 where it is on none any more (struct bpf_link_info)."""
+    """Returns the interface that an XDP or a TCX link is on; 0 where it is on none any more (struct bpf_link_info)."""
     info = (ctypes.c_uint32 * 32)()
-    size = ctypes.c_uint32(ctypes.sizeof(info))
-    _checked(_lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "link information")
-    return int(info[4])  # type, id, prog_id, padding, xdp.ifindex
+    _inform(fd, info, "link information")
+    return int(info[4])  # type, id, prog_id, padding, and then of both: ifindex
 
 
 def link_missed(fd: int) -> int | None:
@@ -277,9 +304,7 @@ def link_missed(fd: int) -> int | None:
     descriptor is no link.
     """
     info = _PerfEventLinkInfo()
-    size = ctypes.c_uint32(ctypes.sizeof(info))
-    _checked(_lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "link information")
-    if size.value < ctypes.sizeof(info):  # all that this kernel knows of any link
+    if _inform(fd, info, "link information") < ctypes.sizeof(info):  # all that this kernel knows of any link
         return None
     kprobe = info.type == _LINK_TYPE_PERF_EVENT and info.event in (_PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE)
     return int(info.missed) if kprobe else 0
@@ -287,12 +312,64 @@ def link_missed(fd: int) -> int | None:
 
 def enable_statistics() -> int:
     """Makes the kernel count the runs and the time of every program for as long as the descriptor is open (5.8)."""
-    return _checked(_lib.bpf_enable_stats(STATS_RUN_TIME), "BPF statistics")
+    return checked(_lib.bpf_enable_stats(STATS_RUN_TIME), "BPF statistics")
 
 
 def program_statistics(fd: int) -> ProgramStatistics:
     """Returns what the kernel counted of a program. Needs no capability, only the descriptor."""
     info = _ProgInfo()
-    size = ctypes.c_uint32(ctypes.sizeof(info))
-    _checked(_lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "program information")
+    _inform(fd, info, "program information")
     return ProgramStatistics(info.run_cnt, info.run_time_ns, info.recursion_misses)
+
+
+@dataclass(frozen=True)
+class ProgramIdentity:
+    """Which program it is: its number, which no other has until the next boot, its name, its maps' numbers."""
+
+    id: int
+    name: str
+    maps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MapIdentity:
+    """What a map is: its type, its name and how many elements it may have."""
+
+    type: int
+    name: str
+    entries: int
+
+
+_MOST_MAPS = 64  # of a program (MAX_USED_MAPS)
+
+
+def program_identity(fd: int) -> ProgramIdentity:
+    """Returns which program a descriptor is of."""
+    numbers = (ctypes.c_uint32 * _MOST_MAPS)()
+    info = _ProgInfo(nr_map_ids=_MOST_MAPS, map_ids=ctypes.addressof(numbers))
+    _inform(fd, info, "program information")
+    return ProgramIdentity(info.id, info.name.decode(), tuple(numbers[: min(info.nr_map_ids, _MOST_MAPS)]))
+
+
+def map_identity(fd: int) -> MapIdentity:
+    """Returns which map a descriptor is of."""
+    info = _MapInfo()
+    _inform(fd, info, "map information")
+    return MapIdentity(info.type, info.name.decode(), info.max_entries)
+
+
+def program_by_id(number: int) -> int:
+    """Opens a program by its number. Needs CAP_SYS_ADMIN; raises FileNotFoundError where it is gone."""
+    return checked(_lib.bpf_prog_get_fd_by_id(number), "program")
+
+
+def map_by_id(number: int) -> int:
+    """Opens a map by its number. Needs CAP_SYS_ADMIN; raises FileNotFoundError where it is gone."""
+    return checked(_lib.bpf_map_get_fd_by_id(number), "map")
+
+
+def _inform(fd: int, info: "ctypes.Structure | ctypes.Array[ctypes.c_uint32]", what: str) -> int:
+    """Fills a structure with what the kernel tells of a descriptor. Returns how much of it this kernel knows."""
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    checked(_lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), what)
+    return size.value

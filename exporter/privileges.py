@@ -45,7 +45,8 @@ _BY_FAMILY = {
     "uprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
     "uretprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
     "usdt": {_CAP_SYS_ADMIN: "to attach uprobes"},
-    "xdp": {_CAP_NET_ADMIN: "to attach XDP"},
+    "tc": {_CAP_NET_ADMIN: "to attach to interfaces"},
+    "xdp": {_CAP_NET_ADMIN: "to attach to interfaces"},
 }
 
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 8, 24, 38, 47, 4

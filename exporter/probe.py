@@ -15,8 +15,11 @@ from exporter.kinds import Kind
 
 FAMILIES = (
     "kprobe", "kretprobe", "fentry", "fexit", "tracepoint", "rawtracepoint", "uprobe", "uretprobe", "usdt",
-    "profile", "software", "hardware", "xdp",
+    "profile", "software", "hardware", "tc", "xdp",
 )  # fmt: skip
+ON_INTERFACES = ("tc", "xdp")  # of these, a hook alone does not say where: that are the probe's interfaces
+# among those: the interface of the default route, and the host's ends of all that leads into containers
+AUTO, CONTAINERS = "auto", "containers"
 
 OTHER = "(other)"  # what an unbounded label reads where its true value has no series
 
@@ -31,7 +34,8 @@ def map_entries(max_series: int) -> int:
 
 @dataclass(frozen=True)
 class Hook:
-    """Where a program is attached, named as ``bpftrace -l`` prints it: ``family:target``.
+    """Where a program is attached, named as ``bpftrace -l`` prints it: ``family:target``. Of an interface: ``xdp``,
+    ``tc:ingress``, ``tc:egress``.
 
     An optional hook may be absent from this kernel (a system call that arm64 never had) without any harm. arguments
     means of a USDT probe only the places whose note describes its arguments so.

@@ -24,7 +24,8 @@ class Loaded:
     Of the latter, on_each_cpu are the perf events that are one processor's, and the last.
 
     probe is what was wanted, with all its kinds of label known. maps and programs are names; among the maps there is a
-    table of the kernel's symbols, where labels need it. attachments are pairs of a program's name and a hook's. links
+    table of the kernel's symbols, where labels need it. attachments are pairs of a program's name and a hook's;
+    on_interfaces are such too, of programs that are yet to be attached to interfaces. links
     are those of them that tell what they missed, each by its program's name; misses_unknown are programs of which the
     kernel does not tell it.
     """
@@ -37,6 +38,7 @@ class Loaded:
     links: tuple[str, ...]
     on_each_cpu: int
     attachments: tuple[tuple[str, str], ...]
+    on_interfaces: tuple[tuple[str, str], ...]
     misses_unknown: tuple[str, ...]
     compiler: str
 

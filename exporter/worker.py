@@ -22,6 +22,7 @@ from exporter.metrics import exposition, maps
 from exporter.metrics.exposition import Format
 from exporter.metrics.health import Health, Running
 from exporter.metrics.maps import Barrier, ProbeMaps
+from exporter.places import PLACES, Place
 from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 from exporter.web.server import Server
@@ -69,6 +70,14 @@ class Retire:
     """From the supervisor: a probe is no more, nor are its series."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """From the supervisor: what interfaces are called, by index, and containers, by short id; what is new of it."""
+
+    places: dict[int, Place]
+    names: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,8 @@ class Worker:
         elif isinstance(message, Listen):
             self._listening = [socket.socket(fileno=fd) for fd in fds]
             self._other_sockets.set()
+        elif isinstance(message, Told):
+            PLACES.learn(message.places, message.names)
 
     def _adopt(self, loaded: Loaded, fds: list[int]) -> None:
         self._retire(loaded.probe.name)

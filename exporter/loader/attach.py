@@ -3,7 +3,7 @@
 
 kprobe, kretprobe, uprobe, uretprobe and tracepoint are perf events (perf_event_open(2); the kprobe and uprobe PMUs are
 in the kernel since 4.17), which links hold; so are profile, software and hardware, with one on each processor. fentry,
-fexit and raw tracepoints are links themselves. XDP is in ``network``: interfaces come and go.
+fexit and raw tracepoints are links themselves. XDP and TC are in ``network``: interfaces come and go.
 """
 
 import ctypes
@@ -52,6 +52,7 @@ PROGRAM_TYPES = {
     **dict.fromkeys(ON_EACH_CPU, (libbpf.PROG_TYPE_PERF_EVENT, 0)),
     "fentry": (libbpf.PROG_TYPE_TRACING, libbpf.ATTACH_TRACE_FENTRY),
     "fexit": (libbpf.PROG_TYPE_TRACING, libbpf.ATTACH_TRACE_FEXIT),
+    "tc": (libbpf.PROG_TYPE_SCHED_CLS, 0),
     "xdp": (libbpf.PROG_TYPE_XDP, 0),
 }
 

@@ -32,6 +32,13 @@ PRELUDE = r"""
 #define S_ISREG(m) (((m) & S_IFMT) == S_IFREG)
 #endif
 
+/* what a TC program returns; macros are not in BTF */
+#ifndef TC_ACT_UNSPEC
+#define TC_ACT_UNSPEC (-1)
+#define TC_ACT_OK 0
+#define TC_ACT_SHOT 2
+#endif
+
 /* the smallest n with value <= 2**n */
 static __always_inline u32 ceil_log2(u64 value)
 {
@@ -103,7 +110,7 @@ def _switches(probe: Probe) -> str:
         label.name for metric in probe.metrics for label in metric.labels
     })  # fmt: skip
     lines = [f"#define WITH_{name} {int(name in chosen)}" for name in names]
-    lines += [f"#define OPTION_{name} {value}" for name, value in probe.options]
+    lines += [f"#define OPTION_{name} {int(value)}" for name, value in probe.options]
     return "\n".join(lines)
 
 

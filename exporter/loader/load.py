@@ -11,7 +11,7 @@ from exporter.child import Crashed
 from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
 from exporter.loader import attach, births, cache, codegen, context, script, usdt
 from exporter.loader.bytecode import Bytecode, Map, relocate
-from exporter.probe import Hook, Mechanism, Probe
+from exporter.probe import ON_INTERFACES, Hook, Mechanism, Probe
 from exporter.status import MAX_DETAILS, Attempt, Loaded
 
 
@@ -84,7 +84,7 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
     for mechanism in probe.mechanisms:
         name = probe.mechanism_name(mechanism)
         try:
-            programs, attachments = _attach(probe, mechanism, bytecode, maps)
+            programs, attachments, on_interfaces = _attach(probe, mechanism, bytecode, maps)
         except ProbeError as error:
             tried.append(Attempt(name, error.reason, error.details[-MAX_DETAILS:]))
             continue
@@ -106,6 +106,7 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
             links=tuple(link.program for link in links),
             on_each_cpu=len(processors),
             attachments=tuple((one.program, str(one.hook)) for one in attachments),
+            on_interfaces=tuple(on_interfaces),
             misses_unknown=tuple(dict.fromkeys(one.program for one in attachments if not one.tells_missed)),
             compiler=bytecode.compiler,
         )
@@ -127,14 +128,15 @@ def _create(map_: Map) -> int:
 
 def _attach(
     probe: Probe, mechanism: Mechanism, bytecode: Bytecode, maps: list[int]
-) -> tuple[dict[str, int], list[_Attachment]]:
-    """Loads and attaches the programs of one mechanism, all or none.
+) -> tuple[dict[str, int], list[_Attachment], list[tuple[str, str]]]:
+    """Loads and attaches the programs of one mechanism, all or none; returned last are those for interfaces, and hooks.
 
     A function that is attached to several hooks is loaded once, except for fentry and fexit, where a program is loaded
     for one kernel function: those are named ``function@target`` from the second on.
     """
     programs: dict[str, int] = {}
     attachments: list[_Attachment] = []
+    on_interfaces: list[tuple[str, str]] = []
     wanted = [
         hook
         for program in probe.programs(mechanism)
@@ -158,11 +160,13 @@ def _attach(
                     name = f"{program.name}@{hook.target}"
                 if name not in programs:
                     programs[name] = attach.load_for(hook, program.name, instructions)
-                if hook.family != "xdp":
+                if hook.family in ON_INTERFACES:
+                    on_interfaces.append((name, str(hook)))
+                else:
                     fds = tuple(attach.attach(hook, programs[name]))
                     attachments.append(_Attachment(name, hook, fds, attach.tells_missed(hook, fds[0])))
     except ProbeError:
         for fd in [*programs.values(), *(fd for one in attachments for fd in one.fds)]:
             os.close(fd)
         raise
-    return programs, attachments
+    return programs, attachments, on_interfaces

@@ -29,6 +29,17 @@ class KeyText:
             (label, places[label.name].offset, places[label.name].offset + label.kind.size) for label in table.labels
         ]
 
+        self._told = [(label.kind, a, b) for label, a, b in self._labels if label.kind.told]
+
+    @property
+    def told(self) -> bool:
+        """Whether texts of keys are the supervisor's to tell: they may have to be waited for, and may change."""
+        return bool(self._told)
+
+    def settled(self, key: bytes) -> bool:
+        """Whether a key's labels read as they will; of a key of the overflow map, the bounded ones."""
+        return all(kind.settled(key[a:b]) for kind, a, b in self._told if b <= len(key))
+
     @property
     def all_bounded(self) -> bool:
         """Whether no label is unbounded: ``bounded`` and ``own`` are the same then."""

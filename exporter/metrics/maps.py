@@ -74,6 +74,7 @@ class ProbeMaps:
         old = self._half ^ 1
         for series, (drain, drain_overflow) in zip(self.tables, self._drains, strict=True):
             name = series.table.name
+            series.begin()
             for keys, values in drain(self._fds[f"{name}_{old}"]):
                 series.add(keys, values)
             if series.table.bounded_size:

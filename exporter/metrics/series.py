@@ -12,6 +12,7 @@ from collections.abc import Iterable, MutableSequence
 from itertools import accumulate
 from typing import Literal, cast
 
+from exporter import places
 from exporter.metrics.budget import Budget
 from exporter.metrics.labels import KeyText
 from exporter.probe import OVERFLOW_ENTRIES, Metric, Table
@@ -20,7 +21,7 @@ from exporter.probe import OVERFLOW_ENTRIES, Metric, Table
 class Series:
     """The series of a table. ``overflowed`` counts events that found the kernel's map full, ``folded`` the times that a
     key was without a series of its own because of the budget; both end in the series whose unbounded labels read
-    ``(other)``. A read is: ``add`` and its like for all that was drained, then ``settle``."""
+    ``(other)``. A read is: ``begin``, ``add`` and its like for all that was drained, then ``settle``."""
 
     def __init__(self, table: Table, max_series: int) -> None:
         self.table = table
@@ -44,6 +45,9 @@ class Series:
         self._totals: list[MutableSequence[int]] = [array(self._code) for _ in table.values]
         self._columns = [_Column(metric, index) for index, metric in enumerate(table.metrics) if metric.chosen]
         self._changed: set[int] = set()  # since the page was last made
+        self._told = 0  # the version of what was told, by which keys were decoded
+        self._waiting: dict[bytes, list[int]] = {}  # amounts of keys whose texts are not known yet
+        self._waiting_overflow: dict[bytes, list[int]] = {}
         self._key = struct.Struct(f"{table.key_size}s")
         self._totals_at = range(len(table.values))
         self._bounded_key = struct.Struct(f"{table.bounded_size}s")
@@ -54,6 +58,20 @@ class Series:
     def __len__(self) -> int:
         return len(self._of_text)
 
+    def begin(self) -> None:
+        """Begins a read: what waited for a name, and has one now, is added."""
+        if self._told != places.PLACES.version and self._text.told:
+            self._told = places.PLACES.version
+            self._of_key.clear()  # their series are found again, by other texts where those have changed
+            self._of_bounded.clear()
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            self._add_columns(list(waiting), list(map(list, zip(*waiting.values(), strict=True))))
+        if self._waiting_overflow:
+            overflow, self._waiting_overflow = self._waiting_overflow, {}
+            for key, amounts in overflow.items():
+                self._add_over(key, amounts)
+
     def add(self, keys: bytes | memoryview, values: bytes | memoryview) -> None:
         """Adds what a drain took out of the map: keys and values, packed, equally many."""
         # columns in place of rows: most of the work is then done by loops that are in C
@@ -61,8 +79,13 @@ class Series:
         columns = [
             memoryview(values).cast("B").cast(self._code)[at :: len(self._totals)].tolist() for at in self._totals_at
         ]
+        self._add_columns(names, columns)
+
+    def _add_columns(self, names: list[bytes], columns: list[list[int]]) -> None:
         slots = list(map(self._of_key.get, names))
         if None in slots:
+            if self._text.told:
+                names, slots, columns = self._keep_back(names, slots, columns)
             for at, slot in enumerate(slots):
                 if slot is None:
                     slots[at] = self._slot_of(names[at], columns[0][at])
@@ -77,9 +100,44 @@ class Series:
     def add_overflow(self, keys: bytes | memoryview, values: bytes | memoryview) -> None:
         """Adds what a drain took out of the overflow map; the last of each value's numbers is of events."""
         pairs = zip(self._bounded_key.iter_unpack(keys), self._over_value.iter_unpack(values), strict=True)
-        for (key,), (*amounts, events) in pairs:
-            self._add(self._bounded_slot(key), amounts)
-            self.overflowed += events
+        for (key,), amounts in pairs:
+            self._add_over(key, list(amounts))
+
+    def _add_over(self, key: bytes, amounts: list[int]) -> None:
+        if self._waits(self._waiting_overflow, key):
+            self._wait(self._waiting_overflow, key, amounts)
+            return
+        self._add(self._bounded_slot(key), amounts[:-1])
+        self.overflowed += amounts[-1]
+
+    def _keep_back(
+        self, names: list[bytes], slots: list[int | None], columns: list[list[int]]
+    ) -> tuple[list[bytes], list[int | None], list[list[int]]]:
+        """Returns what is to be added now; keeps the rest, of which a name is still to be told."""
+        now: list[int] = []
+        for at, (key, slot) in enumerate(zip(names, slots, strict=True)):
+            if slot is None and self._waits(self._waiting, key):
+                self._wait(self._waiting, key, [column[at] for column in columns])
+            else:
+                now.append(at)
+        if len(now) == len(names):
+            return names, slots, columns
+        return [names[at] for at in now], [slots[at] for at in now], [[column[at] for at in now] for column in columns]
+
+    def _waits(self, waiting: dict[bytes, list[int]], key: bytes) -> bool:
+        if key in waiting:  # what comes later is added later
+            return True
+        return self._text.told and len(waiting) < _MOST_WAITING and not self._text.settled(key)
+
+    def _wait(self, waiting: dict[bytes, list[int]], key: bytes, amounts: list[int]) -> None:
+        if (before := waiting.get(key)) is None:
+            waiting[key] = amounts
+            return
+        for at, amount in enumerate(amounts):
+            if not self.table.keep or at == len(self._totals):  # the last of an overflow are events
+                before[at] += amount
+            else:
+                before[at] = amount if self.table.keep == "last" else max(before[at], amount)
 
     def add_rest(self, value: bytes) -> None:
         """Adds what a drain took out of the last cell: events of which not even the bounded labels are known."""
@@ -103,21 +161,21 @@ class Series:
             self._of_key.clear()  # their series are found again by their text
 
     def _displace(self, winners: list[tuple[bytes, int]]) -> None:
-        places: dict[str, tuple[bytes, int]] = {}
+        taken: dict[str, tuple[bytes, int]] = {}
         sharing: list[tuple[str, bytes]] = []
         for key, number in winners:
             text = self._text.own(key)
-            if text in self._of_text or text in places:  # keys may differ in what is not shown
+            if text in self._of_text or text in taken:  # keys may differ in what is not shown
                 sharing.append((text, key))
             else:
-                places[text] = key, number
-        losers = {number for _, number in places.values()}
+                taken[text] = key, number
+        losers = {number for _, number in taken.values()}
         # in place: a copy of so large a dict would be memory that is never given back
         for key in [key for key, slot in self._of_key.items() if slot // self._slots in losers]:
             del self._of_key[key]
         for text in [text for text, number in self._of_text.items() if number in losers]:
             del self._of_text[text]
-        for text, (key, number) in places.items():
+        for text, (key, number) in taken.items():
             self._fold(number)
             self._of_text[text] = number
             self._keys[number] = key
@@ -186,9 +244,12 @@ class Series:
     def _bounded_slot(self, key: bytes) -> int:
         slot = self._of_bounded.get(key)
         if slot is None:
-            if len(self._of_bounded) >= OVERFLOW_ENTRIES:  # what is called bounded is not: nothing of it is known then
-                return self._number(self._text.other(), b"") * self._slots + self._bucket(key)
             text = self._text.bounded(key)
+            if text not in self._of_text and len(self._of_text) - len(self._own) >= OVERFLOW_ENTRIES:
+                # what is called bounded is not: nothing of it is known then
+                return self._number(self._text.other(), b"") * self._slots + self._bucket(key)
+            if len(self._of_bounded) >= _MOST_KEYS:
+                self._of_bounded.clear()
             slot = self._of_bounded[key] = self._number(text, b"") * self._slots + self._bucket(key)
         return slot
 
@@ -227,6 +288,7 @@ class Series:
 
 
 _UNSET = -(2**63)  # of a gauge, which has had no value yet
+_MOST_WAITING = 16_384  # keys; what is beyond reads as far as it is known
 _MOST_KEYS = 65_536  # of merging series: cgroups come and go
 _BLOCK = 16  # series; of what did not change, the text is kept in pieces of so many
 

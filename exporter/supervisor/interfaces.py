@@ -6,7 +6,7 @@ import selectors
 import time
 from collections.abc import Callable
 
-from exporter.network import Changes
+from exporter.network.interfaces import Changes
 
 SETTLE_SECONDS = 0.1  # interfaces and routes come in crowds: they are looked at once
 RETRY_SECONDS = 5.0  # for what is degraded: that another's XDP program went is told by nobody
@@ -28,9 +28,11 @@ class Watch:
         self._changes = Changes()
         self._selector.register(self._changes, selectors.EVENT_READ, self._changed)
 
-    def looked(self, lacking: bool) -> None:
-        """All has been looked at; lacking says whether to try again."""
-        self.deadline = time.monotonic() + RETRY_SECONDS if lacking else math.inf
+    def looked(self, lacking: bool, unfinished: bool) -> None:
+        """All has been looked at. lacking says whether to try again, unfinished whether to go on at once."""
+        self.deadline = math.inf
+        if unfinished or lacking:
+            self.deadline = time.monotonic() + (0.0 if unfinished else RETRY_SECONDS)
 
     def tick(self) -> None:
         """Looks, if it is due."""

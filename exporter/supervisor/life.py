@@ -6,15 +6,15 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from exporter import libbpf
 from exporter.errors import ExporterError, ProbeError
 from exporter.holder import Hold
 from exporter.loader import load
 from exporter.loader.load import NothingHolds
-from exporter.network import XdpAttachments
+from exporter.network.attachments import OnInterfaces
 from exporter.probe import Probe
 from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
 from exporter.supervisor import overhead
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Held:
-    """What a running probe has: what the worker is to be told and given, what attaches it, and XDP on interfaces."""
+    """What a running probe has: what the worker is to be told and given, and what attaches it, also to interfaces."""
 
     loaded: Loaded
     shared: list[int]  # maps, programs and links that tell what they missed
     attachments: list[Hold]
-    xdp: list[XdpAttachments] = field(default_factory=list)
+    on_interfaces: OnInterfaces | None = None
 
     def run_nanoseconds(self) -> int:
         """Returns how long its programs have run in all; 0 where the kernel does not tell."""
@@ -44,8 +44,8 @@ class Held:
         """Lets go of all: nothing of the probe stays attached."""
         for hold in self.attachments:
             hold.release()
-        for one in self.xdp:
-            one.release()
+        if self.on_interfaces:
+            self.on_interfaces.release()
         for fd in self.shared:
             os.close(fd)
 
@@ -110,26 +110,37 @@ class Life:
             self.held.release()
             self.held = None
 
-    def update_interfaces(self) -> None:
-        """Attaches to interfaces that are new, lets go of those gone."""
-        if not self.held or not self.held.xdp:
-            return
-        reasons = [reason for attachments in self.held.xdp for reason in attachments.update()]
-        links = [
-            (program, link)
-            for program, attachments in zip(self.held.loaded.programs, self.held.xdp, strict=True)
-            for link in attachments.links
-        ]
-        modes = sorted({link.mode for _, link in links})
+    def leave_interfaces(self) -> None:
+        """Detaches from interfaces: what is there without a link would stay."""
+        if self.held and self.held.on_interfaces:
+            self.held.on_interfaces.release()
+
+    def update_interfaces(self, containers: Iterable[int], seconds: float) -> bool:
+        """Attaches to interfaces that are new, lets go of those gone; for about so many seconds.
+
+        containers are the indexes of the interfaces that lead into some. Returns whether it has finished.
+        """
+        if not self.held or not self.held.on_interfaces:
+            return True
+        before, on_interfaces = self.status, self.held.on_interfaces
+        reasons = on_interfaces.update(containers, seconds)
         state, reason = "degraded" if reasons else "running", "; ".join(reasons)
-        if (state, reason) != (self.status.state, self.status.reason):
+        if not on_interfaces.finished:
+            state, reason = before.state, before.reason
+        elif reason != before.reason:
             log.warning("probe %s", state, extra={"probe": self.probe.name, "reason": reason})
+        for attempt in on_interfaces.tried:
+            if attempt not in before.tried:
+                told = {"probe": self.probe.name, "mechanism": on_interfaces.mechanism, "instead_of": attempt.mechanism}
+                log.info("probe takes another way", extra={**told, "reason": attempt.reason})
         self._set(
             state=state,
             reason=reason,
-            mechanism=f"xdp {'+'.join(modes)}" if modes else "xdp",
-            attachments=tuple((program, f"xdp:{link.interface} ({link.mode})") for program, link in links),
+            mechanism=on_interfaces.mechanism,
+            tried=on_interfaces.tried,
+            attachments=self.held.loaded.attachments + on_interfaces.attachments,
         )
+        return on_interfaces.finished
 
     def _loaded(self, loaded: Loaded, fds: list[int]) -> None:
         shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
@@ -137,13 +148,12 @@ class Life:
         # of those on each processor the kernel lets go at once
         attachments = [Hold(fds[shared:last]), Hold(fds[last:], share=loaded.on_each_cpu)]
         self.held = Held(loaded, fds[:shared], attachments)
-        if self.probe.interfaces:
-            programs = fds[len(loaded.maps) : len(loaded.maps) + len(loaded.programs)]
-            self.held.xdp = [XdpAttachments(program, self.probe.interfaces, self.probe.mode) for program in programs]
+        if loaded.on_interfaces:
+            self.held.on_interfaces = OnInterfaces(loaded, fds[len(loaded.maps) :][: len(loaded.programs)])
         self._overhead = Overhead(self.probe.max_cpu_percent)
         self._look_at_cost()
         self._set(
-            state="running",
+            state="starting" if self.held.on_interfaces else "running",
             reason="",
             details="",
             mechanism=loaded.mechanism,

@@ -8,23 +8,21 @@ import os
 import selectors
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from exporter import symbols, worker
 from exporter.bpftrace.runner import Runner
+from exporter.network import clsact
 from exporter.probe import Probe
 from exporter.status import ProbeStatus
 from exporter.supervisor.compiling import Compilers
 from exporter.supervisor.interfaces import Watch
 from exporter.supervisor.life import Life
+from exporter.supervisor.naming import Naming
+from exporter.supervisor.worker import Send
+
+ATTACH_SECONDS = 0.25  # at once: TCX waits 15 ms for each program, and there may be hundreds of interfaces
 
 log = logging.getLogger(__name__)
-
-
-class Send(Protocol):
-    """Sends the worker a message, with descriptors."""
-
-    def __call__(self, message: object, fds: list[int] | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,10 @@ class Probes:
         self._slots: dict[str, _Slot] = {}
         self._compilers = Compilers(selector)
         self._watch = Watch(selector, self._look_at_interfaces)
+        self._naming = Naming(selector, send)
+        # on a host where nothing is left of those that were killed before
+        for interface in clsact.sweep():
+            log.info("took away filters that an exporter had left when it was killed", extra={"interface": interface})
 
     @property
     def statuses(self) -> dict[str, ProbeStatus]:
@@ -89,13 +91,15 @@ class Probes:
     def deadline(self) -> float:
         """When ``tick`` is due, by the monotonic clock."""
         lives = (life.deadline for life in self._lives())
-        return min(self._compilers.deadline, self._watch.deadline, *lives, math.inf)
+        return min(self._compilers.deadline, self._watch.deadline, self._naming.deadline, *lives, math.inf)
 
     def tick(self) -> None:
         """Does what is due."""
         self._compilers.tick()
         for life in list(self._lives()):
             life.tick()
+        if self._naming.tick():
+            self._look_at_interfaces()
         self._watch.tick()
 
     def apply(self, wanted: tuple[Probe, ...]) -> Changes:
@@ -120,17 +124,21 @@ class Probes:
 
     def give_all(self) -> None:
         """Sends the worker all that runs."""
+        self._naming.give_all()
         for slot in self._slots.values():
             self._give(slot.now)
 
     def stop(self) -> None:
-        """Ends all processes of probes. What is attached is held until this process ends."""
+        """Ends all processes of probes, and detaches from interfaces. All else is held until this process ends."""
         self._compilers.kill()
         runners = [life for life in self._lives() if isinstance(life, Runner)]
         for runner in runners:
             runner.kill()
         for runner in runners:
             runner.wait()
+        for life in self._lives():
+            if isinstance(life, Life):
+                life.leave_interfaces()
 
     # -- what a config wants
 
@@ -200,6 +208,7 @@ class Probes:
             if life.shared:
                 self._send(worker.AdoptScript(life.probe, life.marker), life.shared)
         elif life.held:
+            self._naming.need(life.held.loaded.probe)
             self._send(worker.Adopt(life.held.loaded), life.held.shared)
 
     def _share_symbols(self, newest: Life) -> None:
@@ -217,10 +226,10 @@ class Probes:
 
     def _look_at_interfaces(self) -> None:
         before = self.statuses
-        for slot in self._slots.values():
-            if isinstance(slot.now, Life):
-                slot.now.update_interfaces()
-        self._watch.looked(lacking=any(slot.now.status.state == "degraded" for slot in self._slots.values()))
+        lives = [slot.now for slot in self._slots.values() if isinstance(slot.now, Life)]
+        finished = [life.update_interfaces(self._naming.places(), ATTACH_SECONDS) for life in lives]
+        lacking = any(life.status.state == "degraded" for life in lives)
+        self._watch.looked(lacking=lacking, unfinished=not all(finished))
         if self.statuses != before:
             self._changed()
 

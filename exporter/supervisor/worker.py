@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from exporter import worker
 from exporter.channel import Channel
@@ -18,6 +19,12 @@ SEND_SECONDS = 5.0  # for the worker to take a message
 MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reason to go on for ever
 
 log = logging.getLogger(__name__)
+
+
+class Send(Protocol):
+    """Sends the worker a message, with descriptors."""
+
+    def __call__(self, message: object, fds: list[int] | None = None) -> None: ...
 
 
 class WorkerProcess:

@@ -3,10 +3,13 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from exporter import cgroups
 
 Workload = Callable[..., dict[str, int]]
 
@@ -42,6 +45,25 @@ def built(source: str, folder: Path, *flags: str) -> Path:
     command = ["gcc", "-O1", "-Wall", *flags, "-o", str(made), str(Path(__file__).with_name(source))]
     subprocess.run(command, check=True)
     return made
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    """A cgroup of version 2 for one test: its folder. Whatever was made in it is gone afterwards."""
+    found = cgroups.mounted()
+    mount = None
+    if found is None or found[1]:
+        mount = tempfile.mkdtemp()
+        os.chmod(mount, 0o755)  # noqa: PTH101 - the worker has to look at it
+        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", mount], check=True)
+    folder = (os.fsencode(mount) if mount else found[0] if found else b"") + b"/ebpf-exporter-test-%d" % os.getpid()
+    os.mkdir(folder)  # noqa: PTH102 - paths of any bytes
+    yield folder
+    for path, _, _ in os.walk(folder, topdown=False):
+        os.rmdir(path)  # noqa: PTH106
+    if mount:
+        subprocess.run(["umount", mount], check=True)
+        os.rmdir(mount)  # noqa: PTH106
 
 
 def lacks(mechanism: str, reason: str) -> None:

@@ -153,6 +153,12 @@ class Daemon:
         self.process.wait(60)
         self._notified.close()
 
+    def kill(self) -> None:
+        """Ends it as kill -9 does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
     def log(self) -> str:
         return (self._work / "log").read_text(errors="backslashreplace")
 

@@ -7,14 +7,11 @@ What is counted are calls of readahead on no file: nothing else does that.
 import ctypes
 import os
 import signal
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from exporter import cgroups
 from exporter.cgroups import BORN_ENTRIES, BORN_PATH, UNKNOWN
 from tests.kernel.daemon import Daemon, Samples, by, count
 
@@ -43,25 +40,6 @@ int on_event(struct tracepoint__syscalls__sys_enter_readahead *args)
 """
 
 _libc = ctypes.CDLL(None)
-
-
-@pytest.fixture
-def top() -> Iterator[bytes]:
-    """A cgroup of version 2 for one test: its folder. Whatever was made in it is gone afterwards."""
-    found = cgroups.mounted()
-    mount = None
-    if found is None or found[1]:
-        mount = tempfile.mkdtemp()
-        os.chmod(mount, 0o755)  # noqa: PTH101 - the worker has to look at it
-        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", mount], check=True)
-    folder = (os.fsencode(mount) if mount else found[0] if found else b"") + b"/ebpf-exporter-test-%d" % os.getpid()
-    os.mkdir(folder)  # noqa: PTH102 - paths of any bytes
-    yield folder
-    for path, _, _ in os.walk(folder, topdown=False):
-        os.rmdir(path)  # noqa: PTH106
-    if mount:
-        subprocess.run(["umount", mount], check=True)
-        os.rmdir(mount)  # noqa: PTH106
 
 
 @pytest.fixture(params=["expression", "C"])

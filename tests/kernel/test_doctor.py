@@ -19,7 +19,7 @@ from exporter import doctor as doctor_
 from exporter.child import isolated
 from exporter.supervisor import plan
 from tests.kernel.daemon import COMMAND, ROOT, Daemon
-from tests.kernel.test_xdp import ipv4, link
+from tests.kernel.wires import ipv4, link
 
 pytestmark = pytest.mark.anywhere
 

@@ -6,78 +6,14 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from exporter import libbpf
 from tests.kernel.daemon import Daemon, by, count
+from tests.kernel.wires import ETHERNET, ip, ipv4, ipv6, link
 
 PACKETS, BYTES = "ebpf_xdp_packets_total", "ebpf_xdp_bytes_total"
-ETHERNET = bytes(6) + b"\x02\x00\x00\x00\x00\x01"
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-class Link:
-    """A veth pair: ``name`` here, where nothing else speaks on it; its peer in a namespace that sends packets."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.namespace = f"{name}-ns"
-
-    def create(self) -> None:
-        ip("link", "add", self.name, "type", "veth", "peer", "name", "peer", "netns", self.namespace)
-        ip("-n", self.namespace, "link", "set", "peer", "addrgenmode", "none")
-        ip("link", "set", self.name, "addrgenmode", "none")  # no neighbour discovery of its own
-        ip("-n", self.namespace, "link", "set", "peer", "up")
-        ip("link", "set", self.name, "up")
-
-    def received(self) -> int:
-        return int(Path(f"/sys/class/net/{self.name}/statistics/rx_packets").read_text())
-
-    def send(self, packets: list[bytes]) -> None:
-        script = (
-            "import socket, sys, struct\n"
-            "out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n"
-            "out.bind(('peer', 0))\n"
-            "data = sys.stdin.buffer.read()\n"
-            "while data:\n"
-            "    size = struct.unpack('=I', data[:4])[0]\n"
-            "    out.send(data[4:4 + size])\n"
-            "    data = data[4 + size:]\n"
-        )
-        subprocess.run(
-            ["ip", "netns", "exec", self.namespace, "/usr/bin/python3", "-c", script],
-            input=b"".join(struct.pack("=I", len(packet)) + packet for packet in packets),
-            check=True,
-        )
-
-
-@contextmanager
-def link(name: str) -> Iterator[Link]:
-    pair = Link(name)
-    ip("netns", "add", pair.namespace)
-    try:
-        pair.create()
-        yield pair
-    finally:
-        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
-        ip("netns", "del", pair.namespace)
-
-
-def ipv4(protocol: int, size: int = 64, tags: bytes = b"") -> bytes:
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20, 0, 0, 64, protocol, 0, bytes(4), bytes(4))
-    return (ETHERNET + tags + b"\x08\x00" + header).ljust(size, b"\0")
-
-
-def ipv6(first: int, extensions: bytes = b"", size: int = 128) -> bytes:
-    header = struct.pack("!IHBB", 6 << 28, len(extensions), first, 64) + bytes(32)
-    return (ETHERNET + b"\x86\xdd" + header + extensions).ljust(size, b"\0")
 
 
 def test_packets_are_counted_by_protocol() -> None:
@@ -122,6 +58,75 @@ def test_both_modes_count_the_same(mode: str) -> None:
         status = daemon.status("xdp")
     assert count(samples, PACKETS, interface="ebpf-t1") == 31
     assert status["mechanism"] == f"xdp {mode}"
+
+
+def test_why_xdp_is_not_native() -> None:
+    """Where the driver does not take XDP it is generic, counts, and says so with the interface and the reason."""
+    with link("ebpf-t6") as pair, link("ebpf-t7") as large:
+        ip("link", "add", "ebpf-t-bridge", "type", "bridge")
+        try:
+            for words in (["link", "set", "ebpf-t7"], ["-n", large.namespace, "link", "set", "peer"]):
+                ip(*words, "mtu", "9000")
+            names = ["ebpf-t6", "ebpf-t7", "ebpf-t-bridge"]
+            with Daemon({"xdp": {"interfaces": names}}) as daemon:
+                status = daemon.status("xdp")
+                for one, frames in ((pair, 3), (large, 5)):
+                    one.send([ipv4(17)] * frames)
+                assert by(daemon.samples(), "interface", PACKETS) == {"ebpf-t6": 3, "ebpf-t7": 5}
+            with Daemon({"xdp": {"interfaces": names, "mode": "native"}}) as daemon:
+                only_native = daemon.status("xdp")
+        finally:
+            ip("link", "del", "ebpf-t-bridge")
+    reasons = [
+        "ebpf-t7: its MTU, or its peer's, is too large for XDP in the driver",
+        "ebpf-t-bridge: its driver has no XDP",
+    ]
+    assert (status["state"], status["mechanism"]) == ("running", "xdp generic+native")
+    assert [hook for _, hook in status["attachments"]] == [
+        "xdp:ebpf-t6 (native)",
+        "xdp:ebpf-t7 (generic)",
+        "xdp:ebpf-t-bridge (generic)",
+    ]
+    assert [(attempt["mechanism"], attempt["reason"]) for attempt in status["tried"]] == [
+        ("xdp native", reason) for reason in reasons
+    ]
+    assert (only_native["state"], only_native["reason"]) == ("degraded", "; ".join(reasons))
+    assert [hook for _, hook in only_native["attachments"]] == ["xdp:ebpf-t6 (native)"]
+
+
+def test_an_interface_that_is_renamed_and_moved() -> None:
+    """XDP is on an interface while it is here and its name is wanted, and every frame is counted once."""
+    with (
+        link("ebpf-t10") as pair,
+        link("ebpf-t11") as elsewhere,
+        Daemon({"xdp": {"interfaces": ["ebpf-t10", "ebpf-u*"]}}) as daemon,
+    ):
+
+        def on(*names: str) -> None:
+            hooks = [f"xdp:{name} (native)" for name in names]
+            daemon.wait_for(lambda: [hook for _, hook in daemon.status("xdp")["attachments"]] == hooks, f"on {names}")
+
+        def counts(name: str, frames: int) -> None:
+            before = count(daemon.samples(), PACKETS)
+            pair.send([ipv4(17)] * frames)
+            daemon.wait_for(lambda: count(daemon.samples(), PACKETS) - before == frames, "counted")
+            assert count(daemon.samples(), PACKETS, interface=name) >= frames
+
+        counts("ebpf-t10", 3)
+        pair.rename("ebpf-u1")
+        on("ebpf-u1")
+        counts("ebpf-u1", 5)
+        pair.rename("ebpf-v1")
+        on()
+        pair.rename("ebpf-u2")
+        on("ebpf-u2")
+        counts("ebpf-u2", 7)
+        ip("link", "set", "ebpf-u2", "netns", elsewhere.namespace)
+        on()
+        ip("-n", elsewhere.namespace, "link", "set", "ebpf-u2", "netns", str(os.getpid()))
+        ip("link", "set", "ebpf-u2", "up")
+        on("ebpf-u2")
+        counts("ebpf-u2", 11)
 
 
 def test_an_interface_that_goes_and_comes_back() -> None:

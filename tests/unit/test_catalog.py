@@ -231,7 +231,7 @@ ALL = ", ".join(SHIPPED)
             "{file_opens: {interfaces: [eth0]}}",
             "probes.file_opens.interfaces: file_opens is not attached to interfaces",
         ),
-        ("{file_opens: {mode: native}}", "probes.file_opens.mode: file_opens is not attached to interfaces"),
+        ("{file_opens: {mode: native}}", "probes.file_opens.mode: file_opens is not attached by XDP"),
     ],
 )  # fmt: skip
 def test_what_the_probe_lacks(write: Write, probes: str, problem: str) -> None:
@@ -449,7 +449,7 @@ def test_what_is_no_selftest(write: Write, yaml: str, where: str) -> None:
 def test_shipped_probes_have_selftests() -> None:
     """What makes a shipped probe count is known, but for packets, which others send."""
     without = [name for name in SHIPPED if not catalog.read(catalog.SHIPPED / f"{name}.yaml").selftest]
-    assert without == ["xdp"]
+    assert without == ["container_net", "xdp"]
 
 
 IN_CONFIG = """\
@@ -476,6 +476,69 @@ def test_the_c_of_a_probe_in_the_config(write: Write, tmp_path: Path) -> None:
     found = in_config(write, str(tmp_path / "things.c"))
     assert (found.source, found.declaration) == (tmp_path / "things.c", tmp_path / "etc" / "config.yaml")
     assert found.mechanisms == (Mechanism((Program("on_thing", (Hook("tracepoint", "a:b"),)),)),)
+
+
+def test_what_is_said_of_c_functions_without_a_purpose(write: Write) -> None:
+    """Two functions in C are no beginning and end."""
+    attach = "{on_in: tracepoint:a:b, on_out: tracepoint:a:c}"
+    write("c.c", "int on_in(void *args) { return 0; }\nint on_out(void *args) { return 0; }\n")
+    text = IN_CONFIG.replace("{on_thing: tracepoint:a:b}", attach).replace("SOURCE", "c.c")
+    [found] = catalog.load(config.load(write("config.yaml", text)))
+    assert found.purpose == "Events of tracepoint:a:b, tracepoint:a:c."
+
+
+ON_INTERFACES = """\
+probes:
+  things:
+    attach: {on_thing: "HOOK"}
+    source: c.c
+    metrics:
+      ebpf_things_total: {type: counter, help: Things.}
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "said", "interfaces", "mode"),
+    [
+        ("tc:ingress", "", ("auto",), "auto"),
+        ("tc:egress", "interfaces: [containers, eth*]", ("containers", "eth*"), "auto"),
+        ("xdp", "interfaces: [eth0]\n    mode: generic", ("eth0",), "generic"),
+        ("tracepoint:a:b", "", (), "auto"),
+    ],
+)
+def test_interfaces_of_a_probe_of_ones_own(
+    write: Write, hook: str, said: str, interfaces: tuple[str, ...], mode: str
+) -> None:
+    """A probe's declaration says which interfaces it is for where the config does not; auto, where nobody does."""
+    write("c.c", C)
+    text = ON_INTERFACES.replace("HOOK", hook) + f"    {said}\n"
+    [found] = catalog.load(config.load(write("config.yaml", text)))
+    assert (found.interfaces, found.mode) == (interfaces, mode)
+
+
+@pytest.mark.parametrize(
+    ("hook", "said", "problem"),
+    [
+        ("tracepoint:a:b", "interfaces: [eth0]", "things.interfaces: things is not attached to interfaces"),
+        ("tracepoint:a:b", "mode: native", "things.mode: things is not attached by XDP"),
+        ("tc:ingress", "mode: native", "things.mode: things is not attached by XDP"),
+        ("tc:out", "", "things.attach: tc:out: expected tc:ingress or tc:egress; a probe names its hooks one by one"),
+    ],
+)
+def test_faults_of_probes_on_interfaces(write: Write, hook: str, said: str, problem: str) -> None:
+    """What does not go with a probe's hooks is told where it stands."""
+    write("c.c", C)
+    text = ON_INTERFACES.replace("HOOK", hook) + f"    {said}\n"
+    with pytest.raises(ConfigError) as caught:
+        catalog.load(config.load(write("config.yaml", text)))
+    assert [found.message for found in caught.value.problems] == [f"probes.{problem}"]
+
+
+def test_expressions_have_no_packets(write: Write) -> None:
+    """On interfaces there is C alone."""
+    text = ON_INTERFACES.replace('{on_thing: "HOOK"}', "tc:egress").replace("    source: c.c\n", "")
+    with pytest.raises(ConfigError, match="attach: tc:egress needs C: an expression has no packets"):
+        catalog.load(config.load(write("config.yaml", text)))
 
 
 def test_the_c_of_a_yaml_under_another_name(write: Write, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_without_root(command: str) -> None:
     [line] = err.splitlines()
     assert line.startswith("ebpf-exporter: lacks ")
     assert "CAP_BPF (to load BPF programs)" in line
-    assert "CAP_NET_ADMIN (to attach XDP)" in line
+    assert "CAP_NET_ADMIN (to attach to interfaces)" in line
     assert line.endswith(": run it as root")
 
 

@@ -146,8 +146,9 @@ def test_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
         ("max_series: true", "max_series: expected a number of series from 1 to 10000000, found True"),
         ("options: [all]", "options: expected the probe's options, such as {all_files: true}, found ['all']"),
         ("options: {all: maybe}", "options.all: expected true, false or a number, found 'maybe'"),
-        ("interfaces: eth0", "interfaces: expected a list of interfaces, globs or auto, found 'eth0'"),
-        ("interfaces: [name_of_16_chars]", "interfaces.0: expected an interface, a glob or auto, "
+        ("interfaces: eth0", "interfaces: expected a list, each an interface, a glob, auto or containers, "
+                             "found 'eth0'"),
+        ("interfaces: [name_of_16_chars]", "interfaces.0: expected an interface, a glob, auto or containers, "
                                            "found 'name_of_16_chars'"),
         ("mode: fast", "mode: expected one of auto, native, generic, found 'fast'"),
         ("lables: [comm]", "lables: unknown key; did you mean 'labels'? "

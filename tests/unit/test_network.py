@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""network.py: which interfaces a config's patterns name."""
+"""network/interfaces.py: which interfaces a config's patterns name."""
 
 import socket
 
 import pytest
 
-from exporter import network
+from exporter.network import interfaces
 
 PRESENT = [(1, "lo"), (2, "eth0"), (3, "eth1"), (9, "docker0"), (12, "br-a[1]")]
 NO_ROUTE = "there is no default route: name the interfaces"
@@ -39,5 +39,5 @@ def test_find(
 ) -> None:
     """Names, globs and auto lead to indexes; a name that is not there is told, a glob may match nothing."""
     monkeypatch.setattr(socket, "if_nameindex", lambda: PRESENT)
-    monkeypatch.setattr(network, "default_route_interfaces", lambda: routes)
-    assert network.find(patterns) == (found, reasons)
+    monkeypatch.setattr(interfaces, "default_route_interfaces", lambda: routes)
+    assert interfaces.find(patterns) == (found, reasons)

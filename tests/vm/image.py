@@ -166,6 +166,17 @@ _BENCH = dataclasses.replace(
 )
 IMAGES[_BENCH.name] = _BENCH
 
+# the first with a container engine, and a program of one file for an image that is pulled from nowhere
+_PODMAN = dataclasses.replace(
+    IMAGES["debian-12"],
+    name="podman-debian-12",
+    packages=(
+        *IMAGES["debian-12"].packages,
+        *("busybox-static", "crun", "dbus", "iptables", "netavark", "podman"),
+    ),
+)
+IMAGES[_PODMAN.name] = _PODMAN
+
 
 def built(image: Image) -> BuiltImage:
     """Return the files of `image`, building them first if the cache has none made from the same recipe.

@@ -90,7 +90,7 @@ def test_switches(source: Path) -> None:
         counter("ebpf_others_total", label("pid", "pid"), chosen=False),
         source=source,
     )
-    text = codegen.source(dataclasses.replace(one, options=(("all_files", 1), ("most", 300))))
+    text = codegen.source(dataclasses.replace(one, options=(("all_files", True), ("most", 300))))
     switches = [line for line in text.splitlines() if line.startswith(("#define WITH_", "#define OPTION_"))]
     assert switches == [
         "#define WITH_comm 0",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter import cgroups, libbpf
+from exporter import cgroups, libbpf, places
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
 from exporter.probe import Probe
@@ -168,3 +168,18 @@ def test_names_are_learnt_after_the_wait_and_before_they_are_needed(
     assert kernel.diary == ["turn 10 to 1", "wait", "drain 15", "drain 11"]
     assert counted(one) == {"/born": 2.0, "/": 3.0}
     assert len(walks) == 1
+
+
+def test_what_waits_for_a_name_is_added_by_the_next_read(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was drained before a name was told is on the page with the first read after it."""
+    told = places.Places()
+    told.learn({}, {})
+    monkeypatch.setattr(places, "PLACES", told)
+    found = probe(counter("ebpf_a_total", label("container", "veth_container")))
+    one = ProbeMaps(found, {"writing": 10, "a_0": 11, "a_1": 12, "a_rest": 13})
+    kernel.hashes[11] = [(key(found.tables[0], container=7), numbers(2))]
+    maps.read(BARRIER, [one])
+    assert counted(one) == {}
+    told.learn({7: places.Place("veth1", "web")}, {})
+    maps.read(BARRIER, [one])
+    assert counted(one) == {"web": 2.0}

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A probe's programs on interfaces, as these come and go: attached where they are wanted, and swapped for others."""
+
+import dataclasses
+import errno
+import math
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from exporter.network import clsact, interfaces, links
+from exporter.status import Attempt, Loaded
+
+XDP = "xdp"  # a hook; those of TC are tc:ingress and tc:egress
+
+
+@dataclass
+class _Hook:
+    """A program, its name and its descriptor, at a hook of interfaces. Without TCX, entry is ahead of it."""
+
+    program: str
+    hook: str
+    fd: int
+    entry: clsact.Entry | None = None
+    attached: dict[int, links.Link | clsact.Attached] = field(default_factory=dict)
+
+    def attach(self, index: int, interface: str, mode: str) -> links.Link | clsact.Attached:
+        direction = self.hook.partition(":")[2]
+        if self.hook == XDP:
+            return links.attach_xdp(self.fd, index, interface, mode)
+        if self.entry:
+            return clsact.attach(self.entry, index, interface, direction)
+        return links.attach_tcx(self.fd, index, interface, direction)
+
+    def keep(self, found: dict[int, str]) -> None:
+        """Lets go of the interfaces that are not found any more; takes note of new names."""
+        for index, one in list(self.attached.items()):
+            if index not in found or not one.is_on(index):
+                self.attached.pop(index).release()
+            elif one.interface != found[index]:
+                self.attached[index] = dataclasses.replace(one, interface=found[index])
+
+    def swap(self, fd: int) -> None:
+        self.fd = fd
+        for index, one in list(self.attached.items()):
+            try:
+                one.swap(fd)
+            except OSError:  # the interface has just gone
+                self.attached.pop(index).release()
+
+
+class OnInterfaces:
+    """All of a probe that is attached to interfaces."""
+
+    def __init__(self, loaded: Loaded, programs: Sequence[int]) -> None:
+        """programs are descriptors, as loaded names them; of one that the kernel lets run by way of an entry, the
+        descriptor is the entry's from now on: its runs are counted there."""
+        self._patterns, self._mode = loaded.probe.interfaces, loaded.probe.mode
+        self._mechanism, self._tried = loaded.mechanism, loaded.tried
+        self._names = loaded.programs
+        self._entries: dict[str, clsact.Entry] = {}
+        by_name = dict(zip(loaded.programs, programs, strict=True))
+        for name in {name for name, hook in loaded.on_interfaces if hook != XDP}:
+            if not links.offers_tcx(by_name[name]):
+                self._enter(name, by_name[name])
+        self._hooks = [_Hook(name, hook, by_name[name], self._entries.get(name)) for name, hook in loaded.on_interfaces]
+        self._refused: dict[tuple[int, str], str] = {}  # in this pass: interface and hook, and why
+        self.finished = True
+
+    def _enter(self, name: str, program: int) -> None:
+        if name in self._entries:
+            self._entries[name].swap(program)
+        else:
+            self._entries[name] = clsact.Entry(program)
+        os.dup2(self._entries[name].fd, program, inheritable=False)
+
+    def update(self, containers: Iterable[int], seconds: float = math.inf) -> list[str]:
+        """Attaches to interfaces that are new, lets go of those gone. Returns why what is lacking is lacking.
+
+        containers are the indexes of the interfaces that lead into some. After so many seconds it stops attaching;
+        ``finished`` says whether there are more, for which it is to be called again.
+        """
+        deadline = time.monotonic() + seconds
+        found, reasons = interfaces.find(self._patterns, containers)
+        for hook in self._hooks:
+            hook.keep(found)
+        if self.finished:
+            self._refused.clear()
+        self.finished = True
+        for index, hook in ((index, hook) for index in found for hook in self._hooks):
+            if index in hook.attached or (index, hook.hook) in self._refused:
+                continue
+            if time.monotonic() > deadline:
+                self.finished = False
+                break
+            try:
+                hook.attached[index] = hook.attach(index, found[index], self._mode)
+            except OSError as error:
+                self._refused[index, hook.hook] = f"{found[index]}: {error.strerror}"
+                if error.errno == errno.ENODEV:  # it has just gone
+                    self._refused[index, hook.hook] = ""
+        return reasons + [reason for reason in dict.fromkeys(self._refused.values()) if reason]
+
+    def swap(self, programs: Sequence[int]) -> None:
+        """Puts other programs in the places of those that have their names, everywhere, each at once.
+
+        The descriptors are treated as the constructor does.
+        """
+        by_name = dict(zip(self._names, programs, strict=True))
+        for name in self._entries:
+            self._enter(name, by_name[name])
+        for hook in self._hooks:
+            hook.swap(by_name[hook.program])
+
+    def release(self) -> None:
+        """Detaches all. What links hold would be let go of without it as well, as soon as this process ends."""
+        for hook in self._hooks:
+            for one in hook.attached.values():
+                one.release()
+            hook.attached.clear()
+
+    @property
+    def attachments(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of a program and where it is: ``tc:ingress:veth0 (tcx)``."""
+        return tuple(
+            (hook.program, f"{hook.hook}:{one.interface} ({one.mode})")
+            for hook in self._hooks
+            for one in hook.attached.values()
+        )
+
+    @property
+    def mechanism(self) -> str:
+        """The families of hooks, and the modes that they have: ``xdp native``."""
+        modes = sorted({one.mode for hook in self._hooks for one in hook.attached.values()})
+        return " ".join([self._mechanism, *(["+".join(modes)] if modes else [])])
+
+    @property
+    def tried(self) -> tuple[Attempt, ...]:
+        """What did not hold: mechanisms, and of what is attached the modes that were tried before."""
+        refused: dict[str, list[str]] = {}
+        for one in (one for hook in self._hooks for one in hook.attached.values() if one.why):
+            refused.setdefault(one.why, []).append(one.interface)
+        tried = [Attempt("xdp native", f"{', '.join(names)}: {why}", "") for why, names in refused.items()]
+        if self._entries:
+            tried.append(Attempt("tc tcx", "this kernel has no TCX: it came with 6.6", ""))
+        return (*self._tried, *tried)
