@@ -255,7 +255,7 @@ def test_the_next_start_sweeps_exactly_ours(folder: Path) -> None:
             assert count(running.samples(), FRAMES) == 23
             log = running.log() + sweeper.log()
         for name in ("ebpf-c7", "ebpf-c8"):
-            assert log.count(f"took away the filters on {name} that an exporter had left when it was killed") == 1
+            assert log.count(f"that an exporter had left when it was killed interface={name}\n") == 1
     os.close(named)
     os.close(numbered)
 
