@@ -2,9 +2,10 @@
 """Objects and descriptors between our own processes, over a socket pair.
 
 Objects are pickled: they go from a process to one with at most the same rights, or come from a child that runs our own
-code as root. The worker, which strangers talk to, is never read from in this way.
+code as root. The worker, which strangers talk to, is never read from in this way: from there come single bytes, marks.
 """
 
+import contextlib
 import os
 import pickle
 import socket
@@ -32,6 +33,18 @@ class Channel:
 
     def close(self) -> None:
         self.socket.close()
+
+    def mark(self, mark: bytes) -> None:
+        """Sends a byte; where nobody takes it, it is lost."""
+        with contextlib.suppress(OSError):
+            self.socket.send(mark, socket.MSG_DONTWAIT)
+
+    def marks(self) -> bytes:
+        """Returns the bytes that are there; b"" where the other end is gone."""
+        try:
+            return self.socket.recv(4096, socket.MSG_DONTWAIT)
+        except OSError:
+            return b""
 
     def send(self, message: object, fds: list[int] | None = None) -> None:
         """Sends an object and copies of descriptors. Raises OSError (EPIPE) where the other end is gone."""

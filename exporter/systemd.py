@@ -2,6 +2,7 @@
 """Tells systemd how we are: sd_notify(3), a datagram to the socket that $NOTIFY_SOCKET names."""
 
 import logging
+import math
 import os
 import socket
 import time
@@ -30,3 +31,26 @@ def notify(state: str) -> None:
             out.sendall(state.encode())
     except OSError as error:
         log.warning("cannot tell systemd", extra={"state": state, "reason": error.strerror})
+
+
+class Watchdog:
+    """What systemd is told again and again where the unit has WatchdogSec=; left out too long, it starts us anew."""
+
+    def __init__(self) -> None:
+        """$WATCHDOG_USEC has the microseconds in which it is to be told, $WATCHDOG_PID who is to do so."""
+        text, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
+        self._pause = int(text) / 2e6 if text.isdecimal() and int(text) and pid == str(os.getpid()) else math.inf
+        self._well = True
+        self.deadline = time.monotonic() if self._pause < math.inf else math.inf
+
+    def tick(self, well: bool) -> None:
+        """Tells it, if it is due and all is well."""
+        now = time.monotonic()
+        if now < self.deadline:
+            return
+        self.deadline = now + self._pause
+        if well:
+            notify("WATCHDOG=1")
+        elif self._well:
+            log.error("no read succeeds: systemd is not told any more that all is well")
+        self._well = well

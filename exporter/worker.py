@@ -30,6 +30,8 @@ from exporter.web.site import Site
 
 log = logging.getLogger(__name__)
 
+READS, HAS_READ = b"(", b")"  # marks for the supervisor: a read begins, and has succeeded
+
 MAX_PAUSE = 0.5  # seconds; between two reads that scrapes ask for
 PAUSE_PER_READ = (
     9  # so many times as long as a read took is waited at the least: reading takes a tenth of a core at most
@@ -207,11 +209,11 @@ class Worker:
 
     async def _read_by_timer(self) -> None:
         while True:
+            await self._fresh()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._configured.interval):
                     await self._other_interval.wait()
             self._other_interval.clear()
-            await self._fresh()
 
     async def _fresh(self) -> None:
         """Returns after a read that began after this was called; those who wait together share one."""
@@ -223,8 +225,10 @@ class Worker:
         async with self._reading:
             await asyncio.sleep(max(0.0, self._may_read_at - time.monotonic()))
             self._next_read = None
+            self._channel.mark(READS)
             await asyncio.gather(*(reader.read() for reader in self._health.scripts.values()))
             self._read()
+            self._channel.mark(HAS_READ)
 
     async def _page(self, wanted: Format) -> list[bytes]:
         await self._fresh()

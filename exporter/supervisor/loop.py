@@ -37,6 +37,7 @@ class Supervisor:
         self._config = config
         self._selector = selectors.DefaultSelector()
         self._listening = Listening()
+        self._watchdog = systemd.Watchdog()
         self._read_at = time.time()
         self._stopping = False
         self._ready = False
@@ -74,8 +75,9 @@ class Supervisor:
                 for key, _ in self._selector.select(self._timeout()):
                     if self._selector.get_map().get(key.fd) is key:  # else one before it was the end of this one
                         key.data()
-                self._probes.tick()
-                self._reloads.tick()
+                for one in (self._probes, self._reloads, self._worker):
+                    one.tick()
+                self._watchdog.tick(self._worker.well)
         finally:
             self._stop()
 
@@ -133,7 +135,8 @@ class Supervisor:
     # -- the loop
 
     def _timeout(self) -> float | None:
-        deadline = min(self._probes.deadline, self._reloads.deadline)
+        ticking = (self._probes, self._reloads, self._worker, self._watchdog)
+        deadline = min(one.deadline for one in ticking)
         return max(0.0, deadline - time.monotonic()) if deadline < math.inf else None
 
     def _worker_started(self) -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker as the supervisor sees it: a process that is started, told things, and started again when it ends."""
 
+import contextlib
 import logging
+import math
 import os
 import selectors
 import signal
@@ -16,6 +18,7 @@ from exporter.errors import StartError
 
 STOP_SECONDS = 5.0
 SEND_SECONDS = 5.0  # for the worker to take a message
+HUNG_SECONDS = 30.0  # a read takes milliseconds, of a hundred thousand series a tenth of a second
 MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reason to go on for ever
 
 log = logging.getLogger(__name__)
@@ -45,10 +48,35 @@ class WorkerProcess:
         self._channel: Channel | None = None
         self._restarts = 0
         self._ended_at: list[float] = []
+        self._waited_from = self._has_read = time.monotonic()
+        self._reads = self._given_up = False
+
+    @property
+    def deadline(self) -> float:
+        """When ``tick`` is due, by the monotonic clock: when it is too late for the read that is due."""
+        if not self._pid or self._given_up:
+            return math.inf
+        return self._waited_from + HUNG_SECONDS + (0.0 if self._reads else self._interval)
+
+    @property
+    def well(self) -> bool:
+        """Whether reads succeed: there has been one in time, or a worker that was hung has had the time for one."""
+        return time.monotonic() < self._has_read + self._interval + 2 * HUNG_SECONDS
+
+    def tick(self) -> None:
+        """Ends a worker that does not read; another one is started in its place."""
+        if time.monotonic() < self.deadline:
+            return
+        seconds = round(time.monotonic() - self._has_read)
+        log.error("worker does not read: ending it", extra={"pid": self._pid, "last_read_seconds_ago": seconds})
+        self._given_up = True
+        os.kill(self._pid, signal.SIGKILL)
 
     def configure(self, configured: worker.Configured) -> None:
         """How the config stands, for this worker and those to come."""
         self._configured = configured
+        if not self._reads:
+            self._waited_from = time.monotonic()
         self.send(configured)
 
     def listen(self, sockets: list[socket.socket]) -> None:
@@ -70,6 +98,9 @@ class WorkerProcess:
         self._pid, self._channel = pid, ours
         self._end = os.pidfd_open(pid)
         self._selector.register(self._end, selectors.EVENT_READ, self._ended)
+        self._selector.register(ours, selectors.EVENT_READ, self._marked)
+        self._waited_from = time.monotonic()
+        self._reads = self._given_up = False
         self._started()
 
     def send(self, message: object, fds: list[int] | None = None) -> None:
@@ -96,12 +127,29 @@ class WorkerProcess:
                 os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
 
+    @property
+    def _interval(self) -> float:
+        return self._configured.interval if self._configured else 0.0
+
+    def _marked(self) -> None:
+        """The worker begins to read, or has done so."""
+        assert self._channel is not None
+        marks = self._channel.marks()
+        if not marks:  # it ends
+            self._selector.unregister(self._channel)
+            return
+        self._reads, self._waited_from = marks.endswith(worker.READS), time.monotonic()
+        if worker.HAS_READ in marks:
+            self._has_read = self._waited_from
+
     def _ended(self) -> None:
         self._selector.unregister(self._end)
         os.close(self._end)
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         assert self._channel is not None
+        with contextlib.suppress(KeyError):  # it has been seen to be closed
+            self._selector.unregister(self._channel)
         self._channel.close()
         self._channel = None
         self._restarts += 1

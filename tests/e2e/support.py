@@ -2,9 +2,12 @@
 """What the tests of reloads and faults need besides the daemon."""
 
 import json
+import secrets
+import socket
 import subprocess
 from collections import defaultdict
 from pathlib import Path
+from typing import Self
 
 from tests.kernel.daemon import Daemon, Samples
 
@@ -14,6 +17,22 @@ PATCHED = Path(__file__).with_name("patched")
 def patched(*constants: str) -> list[str]:
     """Returns a prefix for a daemon's command that gives constants other values: ``supervisor.life.FIRST_PAUSE=1``."""
     return [str(PATCHED), *constants, "--"]
+
+
+class Hang:
+    """What makes reads of a daemon with this prefix hang, while it is held."""
+
+    def __init__(self) -> None:
+        self._name = f"ebpf-exporter-{secrets.token_hex(8)}"
+        self.prefix = f"hang={self._name}"
+
+    def __enter__(self) -> Self:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{self._name}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
 
 def attached(daemon: Daemon) -> dict[str, set[int]]:

@@ -4,11 +4,13 @@
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,6 +147,21 @@ class Daemon:
             if word in told[-1]:
                 return told
         raise AssertionError(f"systemd was not told {word}, but {told}:\n{self.log()}")
+
+    def forget_notifications(self) -> list[str]:
+        """Returns what systemd was told and nobody asked for yet."""
+        told: list[str] = []
+        while select.select([self._notified], [], [], 0)[0]:
+            told.append(self._notified.recv(4096).decode())
+        return told
+
+    def wait_for_log(self, words: str, times: int = 1) -> None:
+        """Returns when these words are in the log so many times."""
+        for _ in range(START_SECONDS * 10):
+            if self.log().count(words) >= times:
+                return
+            time.sleep(0.1)  # a file tells nobody
+        raise AssertionError(f"not logged: {words}\n{self.log()}")
 
     def _end(self) -> None:
         assert self.process is not None
