@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""User-space files: where a library is, which functions and USDT probes a file has, whether Go made it."""
+"""User-space files: which functions and USDT probes one has, and whether Go made it."""
 
-import platform
 import re
-import shutil
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +13,6 @@ from elftools.elf.elffile import ELFFile
 
 from exporter.errors import HookError, UnknownHook
 from exporter.hooks.names import did_you_mean, nearest
-
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ARCHITECTURES = {"x86_64": "x86-64", "aarch64": "AArch64"}  # how ldconfig -p calls them
 
 # Symbols are unpacked here: pyelftools makes an object of each, 40 microseconds, and a Go program has 100,000.
 _SYMBOL = {8: struct.Struct("<IBBHQQ"), 4: struct.Struct("<IIIBBH")}  # Elf64_Sym, Elf32_Sym
@@ -63,41 +57,6 @@ class _Note(NamedTuple):
     instruction: int
     base: int
     semaphore: int
-
-
-def resolve(name: str) -> Path:
-    """Returns the file that a path, a library's short name or a program's name means.
-
-    A library is found as the dynamic loader does, in ldconfig's cache: ``c``, ``libc`` and ``libc.so.6`` are the same;
-    a program by the system's PATH. Raises UnknownHook where there is none.
-    """
-    if "/" in name:
-        if not Path(name).is_file():
-            raise UnknownHook(f"there is no {name} here")
-        return Path(name)
-    if found := _library(name):
-        return found
-    if program := shutil.which(name, path=_SYSTEM_PATH):
-        return Path(program)
-    raise UnknownHook(f"there is no library and no program {name} here")
-
-
-def _library(name: str) -> Path | None:
-    """Finds ``libNAME.so…`` among lines such as ``\\tlibc.so.6 (libc6,x86-64) => /lib/x86_64-linux-gnu/libc.so.6``."""
-    try:
-        listed = subprocess.run(
-            ["ldconfig", "-p"], capture_output=True, text=True, check=True, env={"PATH": _SYSTEM_PATH}
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):  # musl has none, nor a cache
-        return None
-    stem, _, version = name.removeprefix("lib").partition(".so")
-    file = rf"lib{re.escape(stem)}\.so{re.escape(version)}(?:\.\S+)?"
-    wanted = re.compile(rf"\s*{file} \((?P<kind>[^)]*)\) => (?P<path>.+)")
-    architecture = _ARCHITECTURES.get(platform.machine(), "")
-    for line in listed.splitlines():
-        if (match := wanted.fullmatch(line)) and architecture in match["kind"]:
-            return Path(match["path"])
-    return None
 
 
 @contextmanager

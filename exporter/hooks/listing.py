@@ -14,7 +14,7 @@ from pathlib import Path
 
 from exporter import libbpf, perf
 from exporter.errors import HookError
-from exporter.hooks import elf, events, tracefs
+from exporter.hooks import elf, events, files, tracefs
 from exporter.hooks.btf import Btf
 from exporter.hooks.names import did_you_mean, nearest
 from exporter.hooks.types import Function, Type
@@ -87,7 +87,7 @@ class Listing:
             return [], [f"{family}: {error}"]
         if not name:
             raise HookError(f"{family}: of which file? {family}:/PATH:PATTERN or {family}:LIBRARY:PATTERN")
-        path = elf.resolve(name)
+        path = files.resolve(name)
         if family == "usdt":
             probes = dict.fromkeys(f"{probe.provider}:{probe.name}" for probe in elf.usdt(path))
             wanted = wanted if ":" in wanted or not wanted else f"*:{wanted}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from exporter import libbpf, perf
 from exporter.errors import AttachError, HookError, LoadError, UnknownHook
-from exporter.hooks import events, tracefs
+from exporter.hooks import events, files, tracefs
 from exporter.hooks.btf import Btf
 from exporter.hooks.names import did_you_mean, nearest
 from exporter.loader import usdt
@@ -233,18 +233,15 @@ def _resolve(hook: Hook) -> tuple[str, int]:
     """Returns the file that has a uprobe's symbol and the symbol's offset in it. A library may be named as ``libc``."""
     from exporter.hooks import elf  # pyelftools: only the children that need it load it
 
-    module, _, symbol = hook.target.rpartition(":")
     with _translated(hook):
-        path = elf.resolve(module)
-        return str(path), elf.offset(path, symbol)
+        path = files.resolve(files.named(hook))
+        return str(path), elf.offset(path, hook.target.rpartition(":")[2])
 
 
 def _places(hook: Hook) -> tuple[str, "tuple[elf.Place, ...]"]:
     """Returns the file that has a USDT probe, and its places in it."""
-    from exporter.hooks import elf
-
     with _translated(hook):
-        return str(elf.resolve(hook.target.rsplit(":", 2)[0])), usdt.places(hook)
+        return str(files.resolve(files.named(hook))), usdt.places(hook)
 
 
 @contextmanager

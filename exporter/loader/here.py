@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass
 
 from exporter.errors import CompileError, HookError, ProbeError, Problem, UnknownHook
-from exporter.hooks import elf, tracefs
+from exporter.hooks import elf, files, tracefs
 from exporter.hooks.btf import Btf
 from exporter.hooks.names import did_you_mean, nearest
 from exporter.loader import codegen, context, load, script, usdt
@@ -96,8 +96,7 @@ def _problems(probe: Probe, end: Context, start: Context | None) -> list[Problem
 def _find(hook: Hook) -> None:
     """Raises UnknownHook where there is no such hook here, HookError where that can't be seen."""
     if hook.family in ("uprobe", "uretprobe"):
-        module, _, symbol = hook.target.rpartition(":")
-        elf.offset(elf.resolve(module), symbol)
+        elf.offset(files.resolve(files.named(hook)), hook.target.rpartition(":")[2])
     elif hook.family == "usdt":
         usdt.places(hook)
     elif hook.family == "rawtracepoint":

@@ -140,10 +140,10 @@ def _sum(terms: Sequence[str]) -> str:
 @functools.cache
 def places(hook: Hook) -> "tuple[Place, ...]":
     """Returns the places of a hook that have its arguments, or all. Raises UnknownHook or HookError."""
-    from exporter.hooks import elf  # pyelftools: only the children that need it load it
+    from exporter.hooks import elf, files  # pyelftools: only the children that need it load it
 
     module, provider, name = hook.target.rsplit(":", 2)
-    found = elf.places(elf.resolve(module), provider, name)
+    found = elf.places(files.resolve(module), provider, name)
     return tuple(place for place in found if hook.arguments in (None, place.arguments))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import HookError, UnknownHook
-from exporter.hooks import elf
+from exporter.hooks import elf, files
 
 # A library with a function of each sort, and the notes that <sys/sdt.h> would make of two probes, one in two places.
 SOURCE = r"""
@@ -62,7 +62,7 @@ def test_a_stripped_file_has_its_dynamic_symbols(library: Path, tmp_path: Path) 
 @pytest.mark.parametrize("name", [shutil.which("sh"), "libc", sys.executable])
 def test_symbols_are_those_of_readelf(name: str) -> None:
     """Each function that readelf shows as defined, by its name without its version."""
-    path = elf.resolve(name)
+    path = files.resolve(name)
     if not shutil.which("readelf"):
         pytest.skip("needs readelf")
     said = subprocess.run(["readelf", "-W", "-s", str(path)], capture_output=True, text=True, check=True).stdout
@@ -108,28 +108,6 @@ def test_a_file_of_go_is_known(library: Path, tmp_path: Path) -> None:
         ["objcopy", "--add-section", f".go.buildinfo={tmp_path / 'buildinfo'}", str(library), str(made)], check=True
     )
     assert (elf.is_go(library), elf.is_go(made)) == (False, True)
-
-
-def test_a_library_is_found_as_the_loader_finds_it() -> None:
-    """By its short name, with or without lib, or by the name of its file."""
-    mapped = re.search(r"(\S+/libc\.so\.6)$", Path("/proc/self/maps").read_text(), re.MULTILINE)
-    if not mapped or not shutil.which("ldconfig", path="/usr/sbin:/sbin"):
-        pytest.skip("no glibc here")
-    for name in ("c", "libc", "libc.so", "libc.so.6"):
-        assert elf.resolve(name).samefile(mapped[1]), name
-
-
-def test_a_program_is_found_in_the_path() -> None:
-    """What is no library is looked for among the programs; a path is what it is."""
-    assert elf.resolve("sh").samefile("/bin/sh")
-    assert elf.resolve("/bin/sh") == Path("/bin/sh")
-
-
-@pytest.mark.parametrize("name", ["no-such-thing", "/no/such/file", "/tmp"])
-def test_what_is_not_there_is_told(name: str) -> None:
-    """A name that is neither, a path that leads nowhere or to a folder."""
-    with pytest.raises(UnknownHook, match=f"there is no .*{name}"):
-        elf.resolve(name)
 
 
 @pytest.mark.parametrize(
