@@ -41,13 +41,16 @@ class _Hook:
             elif one.interface != found[index]:
                 self.attached[index] = dataclasses.replace(one, interface=found[index])
 
-    def swap(self, fd: int) -> None:
-        self.fd = fd
-        for index, one in list(self.attached.items()):
+    def take_over(self, before: "_Hook", mode: str) -> None:
+        """Puts this program where another is, each at once."""
+        for index, one in list(before.attached.items()):
+            if self.hook == XDP and mode not in ("auto", one.mode):
+                continue
             try:
-                one.swap(fd)
+                one.swap(self.fd)
             except OSError:  # the interface has just gone
-                self.attached.pop(index).release()
+                continue
+            self.attached[index] = before.attached.pop(index)
 
 
 class OnInterfaces:
@@ -58,22 +61,20 @@ class OnInterfaces:
         descriptor is the entry's from now on: its runs are counted there."""
         self._patterns, self._mode = loaded.probe.interfaces, loaded.probe.mode
         self._mechanism, self._tried = loaded.mechanism, loaded.tried
-        self._names = loaded.programs
         self._entries: dict[str, clsact.Entry] = {}
-        by_name = dict(zip(loaded.programs, programs, strict=True))
+        self._programs = dict(zip(loaded.programs, programs, strict=True))
         for name in {name for name, hook in loaded.on_interfaces if hook != XDP}:
-            if not links.offers_tcx(by_name[name]):
-                self._enter(name, by_name[name])
-        self._hooks = [_Hook(name, hook, by_name[name], self._entries.get(name)) for name, hook in loaded.on_interfaces]
-        self._refused: dict[tuple[int, str], str] = {}  # in this pass: interface and hook, and why
+            if not links.offers_tcx(self._programs[name]):
+                self._enter(name, clsact.Entry(self._programs[name]))
+        self._hooks = [
+            _Hook(name, hook, self._programs[name], self._entries.get(name)) for name, hook in loaded.on_interfaces
+        ]
+        self._refused: dict[tuple[int, str, str], str] = {}  # in this pass: interface, program and hook, and why
         self.finished = True
 
-    def _enter(self, name: str, program: int) -> None:
-        if name in self._entries:
-            self._entries[name].swap(program)
-        else:
-            self._entries[name] = clsact.Entry(program)
-        os.dup2(self._entries[name].fd, program, inheritable=False)
+    def _enter(self, name: str, entry: clsact.Entry) -> None:
+        self._entries[name] = entry
+        os.dup2(entry.fd, self._programs[name], inheritable=False)
 
     def update(self, containers: Iterable[int], seconds: float = math.inf) -> list[str]:
         """Attaches to interfaces that are new, lets go of those gone. Returns why what is lacking is lacking.
@@ -89,7 +90,7 @@ class OnInterfaces:
             self._refused.clear()
         self.finished = True
         for index, hook in ((index, hook) for index in found for hook in self._hooks):
-            if index in hook.attached or (index, hook.hook) in self._refused:
+            if index in hook.attached or (index, hook.program, hook.hook) in self._refused:
                 continue
             if time.monotonic() > deadline:
                 self.finished = False
@@ -97,21 +98,26 @@ class OnInterfaces:
             try:
                 hook.attached[index] = hook.attach(index, found[index], self._mode)
             except OSError as error:
-                self._refused[index, hook.hook] = f"{found[index]}: {error.strerror}"
+                self._refused[index, hook.program, hook.hook] = f"{found[index]}: {error.strerror}"
                 if error.errno == errno.ENODEV:  # it has just gone
-                    self._refused[index, hook.hook] = ""
+                    self._refused[index, hook.program, hook.hook] = ""
         return reasons + [reason for reason in dict.fromkeys(self._refused.values()) if reason]
 
-    def swap(self, programs: Sequence[int]) -> None:
-        """Puts other programs in the places of those that have their names, everywhere, each at once.
+    def take_over(self, before: "OnInterfaces") -> None:
+        """Puts these programs in the places of others that have their names and hooks, on each interface at once.
 
-        The descriptors are treated as the constructor does.
+        What is not in the place of anything, and what is on interfaces that are not wanted any more, is as it was until
+        ``update`` is called here, and ``release`` there.
         """
-        by_name = dict(zip(self._names, programs, strict=True))
-        for name in self._entries:
-            self._enter(name, by_name[name])
+        for name, entry in list(self._entries.items()):
+            if older := before._entries.pop(name, None):
+                older.take_over(entry)
+                self._enter(name, older)
         for hook in self._hooks:
-            hook.swap(by_name[hook.program])
+            hook.entry = self._entries.get(hook.program)
+            for other in before._hooks:
+                if (other.program, other.hook) == (hook.program, hook.hook):
+                    hook.take_over(other, self._mode)
 
     def release(self) -> None:
         """Detaches all. What links hold would be let go of without it as well, as soon as this process ends."""
@@ -119,6 +125,9 @@ class OnInterfaces:
             for one in hook.attached.values():
                 one.release()
             hook.attached.clear()
+        for entry in self._entries.values():
+            entry.close()
+        self._entries.clear()
 
     @property
     def attachments(self) -> tuple[tuple[str, str], ...]:

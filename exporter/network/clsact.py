@@ -43,21 +43,23 @@ class Entry:
 
     def __init__(self, program: int) -> None:
         self._table = libbpf.map_create(libbpf.MAP_TYPE_PROG_ARRAY, NAME, 4, 4, 1)
-        try:
-            self.fd = libbpf.prog_load(libbpf.PROG_TYPE_SCHED_CLS, NAME, _jump(self._table))
-        except OSError:
-            os.close(self._table)
-            raise
+        self.fd = libbpf.prog_load(libbpf.PROG_TYPE_SCHED_CLS, NAME, _jump(self._table))
         self.number = libbpf.program_identity(self.fd).id
-        self.swap(program)
+        self._to = os.dup(program)
+        self._jump_there()
 
-    def swap(self, program: int) -> None:
-        """Makes it jump to another program, at once."""
-        libbpf.map_update(self._table, _FIRST, struct.pack("=I", program))
+    def _jump_there(self) -> None:
+        libbpf.map_update(self._table, _FIRST, struct.pack("=I", self._to))
+
+    def take_over(self, other: "Entry") -> None:
+        """Makes it jump to where another does, at once; that other is closed."""
+        os.dup2(other._to, self._to, inheritable=False)
+        self._jump_there()
+        other.close()
 
     def close(self) -> None:
-        os.close(self._table)
-        os.close(self.fd)
+        for fd in (self._table, self.fd, self._to):
+            os.close(fd)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Attached:
         return index == self.index and self.filter in filters.listed(self.index, self.point)
 
     def swap(self, program: int) -> None:
-        """All filters of an entry have another program when that does."""
+        """All filters of an entry have another program when that has it."""
 
     def release(self) -> None:
         """Takes the filter away, and the clsact where it is ours and carries nothing else."""

@@ -4,6 +4,7 @@
 import os
 import struct
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.kernel.wires import frame, link
 
 DROP = {libbpf.PROG_TYPE_XDP: 1, libbpf.PROG_TYPE_SCHED_CLS: 2}
 SWAPS = 101
+PATIENCE = 300  # seconds; what was lost never comes
 
 
 def counting_drop(kind: int) -> tuple[int, int]:
@@ -58,20 +60,24 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
     hook = "xdp" if family == "xdp" else "tc:egress"
     loaded = Loaded(probe, family, (), (), ("drop",), (), 0, (), (("drop", hook),), (), "")
     with link("ebpf-s0") as pair, pair.ports() as (here, there):
-        # what was attached has its descriptor changed: it goes by copies
-        held = OnInterfaces(loaded, [os.dup(one)])
-        assert held.update(()) == []
-        assert held.mechanism == way
+        # of a program that is entered by way of another, the descriptor becomes that other's: these are copies
+        held = [OnInterfaces(loaded, [os.dup(one)])]
+        assert held[0].update(()) == []
+        assert held[0].mechanism == way
         # XDP drops ahead of what packet sockets see, TC at the egress ahead of the wire
         sender, receiver = (here, there) if family == "tc" else (there, here)
         swapping, sent = threading.Event(), 0
+        deadline = time.monotonic() + PATIENCE
 
         def swap() -> None:
             for number in range(SWAPS):
                 before = total(first) + total(second)
                 while total(first) + total(second) == before and not swapping.is_set():
                     continue  # frames go by between two swaps
-                held.swap([os.dup(one if number % 2 else other)])
+                newer = OnInterfaces(loaded, [os.dup(one if number % 2 else other)])
+                newer.take_over(held[0])
+                held[0].release()
+                held[0] = newer
             swapping.set()
 
         swapper = threading.Thread(target=swap)
@@ -82,6 +88,7 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
                 sent += 1
                 while total(first) + total(second) < sent:  # no faster than the interface takes them
                     assert receiver.receive(0) == []
+                    assert time.monotonic() < deadline
         finally:
             swapping.set()
             swapper.join()
@@ -89,7 +96,9 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
         assert total(second) > 0
         assert total(first) + total(second) == sent
         assert receiver.receive(0) == []
-        held.release()
+        assert held[0].update(()) == []
+        assert len(held[0].attachments) == 1
+        held[0].release()
         sender.send([frame(64)] * 3)
         assert len(receiver.receive(3)) == 3
     for fd in (one, first, other, second):
