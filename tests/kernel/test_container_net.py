@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.kernel.conftest import lacks
-from tests.kernel.daemon import COMMAND, Daemon, by, count
+from tests.kernel.daemon import COMMAND, Daemon, count
 from tests.kernel.tc import way
 from tests.kernel.wires import TEST, Link, Port, frame, inside, ip, link
 
@@ -145,7 +145,8 @@ def test_a_frame_that_is_in_pieces(way: Sequence[str]) -> None:
 def test_namespaces_that_come_and_go(way: Sequence[str]) -> None:
     """Each of 20 namespaces that begin, speak and end has its frames under its name, and leaves nothing in the
     exporter: it has no descriptor more than before."""
-    with link("ebpf-n4") as stays, Daemon({"container_net": {}}, prefix=way) as daemon:
+    probes = {"container_net": {"interfaces": ["ebpf-n4", "ebpf-m*"]}}
+    with link("ebpf-n4") as stays, Daemon(probes, prefix=way) as daemon:
         assert daemon.process is not None
         descriptors = Path(f"/proc/{daemon.process.pid}/fd")
 
@@ -154,20 +155,19 @@ def test_namespaces_that_come_and_go(way: Sequence[str]) -> None:
             return f"tc:ingress:{name}" in found and f"tc:egress:{name}" in found
 
         daemon.wait_for(lambda: attached("ebpf-n4"), "attached")
+
+        def counted(name: str) -> float:
+            return count(daemon.samples(), PACKETS, container=name, direction="egress")
+
         before = len(list(descriptors.iterdir()))
         for number in range(20):
             with link(f"ebpf-m{number}") as pair:
                 daemon.wait_for(lambda: attached(pair.name), "attached")
                 pair.send([frame(64)] * (number + 1))
+                daemon.wait_for(lambda: counted(pair.namespace) > 0, "a name")
         stays.send([frame(64)] * 31)
-        expected = {f"ebpf-m{number}-ns": number + 1 for number in range(20)} | {"ebpf-n4-ns": 31}
-        names = set(expected)
-
-        def counted() -> dict[str, float]:
-            found = by(daemon.samples(), "container", PACKETS, direction="egress")
-            return {name: packets for name, packets in found.items() if name in names}
-
-        daemon.wait_for(lambda: counted() == expected, "all names")
+        daemon.wait_for(lambda: counted(stays.namespace) == 31, "a name")
+        assert [counted(f"ebpf-m{number}-ns") for number in range(20)] == list(range(1, 21))
         daemon.wait_for(lambda: len(list(descriptors.iterdir())) == before, "descriptors let go of")
         assert not any(attached(f"ebpf-m{number}") for number in range(20))
 
