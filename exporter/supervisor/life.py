@@ -110,6 +110,11 @@ class Life:
             self.held.release()
             self.held = None
 
+    def take_over(self, before: "Life") -> None:
+        """Puts its programs where another life of the same probe has its own, on each interface at once."""
+        if self.held and before.held and self.held.on_interfaces and before.held.on_interfaces:
+            self.held.on_interfaces.take_over(before.held.on_interfaces)
+
     def leave_interfaces(self) -> None:
         """Detaches from interfaces: what is there without a link would stay."""
         if self.held and self.held.on_interfaces:

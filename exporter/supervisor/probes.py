@@ -191,6 +191,8 @@ class Probes:
         slot = self._slots[life.probe.name]
         self._make_way(slot, life.probe)
         before, slot.now, slot.next = slot.now, life, None
+        if isinstance(before, Life) and isinstance(life, Life) and before is not life:
+            life.take_over(before)
         self._give(life)
         if before is not life:
             before.retire()
