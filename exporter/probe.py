@@ -12,6 +12,7 @@ from pathlib import Path
 
 from exporter.expression import Expression
 from exporter.kinds import Kind
+from exporter.rules.rule import Rule
 
 FAMILIES = (
     "kprobe", "kretprobe", "fentry", "fexit", "tracepoint", "rawtracepoint", "uprobe", "uretprobe", "usdt",
@@ -247,7 +248,8 @@ class Probe:
     it all, and c what that file had in it when the config was read.
 
     where, an expression, says which events count. max_cpu_percent is of one core; 0 is no limit. selftest is None where
-    nobody knows how to make its events happen.
+    nobody knows how to make its events happen. rule_metric names the metric that counts packets by rule: a probe that has
+    one takes rules.
     """
 
     name: str
@@ -265,6 +267,8 @@ class Probe:
     selftest: Selftest | None = None
     script: Script | None = None
     c: str = ""
+    rule_metric: str = ""
+    rules: tuple[Rule, ...] = ()
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
