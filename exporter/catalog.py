@@ -31,8 +31,11 @@ from exporter.probe import (
     Probe,
     Program,
     Selftest,
+    numbered,
     powers_of_two,
 )
+from exporter.rules import form
+from exporter.rules.rule import Rule
 
 _C_KEYWORDS = frozenset(
     "asm auto break case char const continue default do double else enum extern float for goto i386 if inline int "
@@ -227,7 +230,14 @@ _OPTIONS = {
 _SOURCE = {"type": "string", "pattern": r"\A[^\0]+\Z", "description": "a C file"}
 
 # a probe whose programs are C, and one whose programs are expressions
-_OF_C = {"options": _OPTIONS, "source": _SOURCE, "interfaces": SETTINGS["interfaces"], "mode": SETTINGS["mode"]}
+_RULES = {"type": "string", "description": "the metric that counts packets by rule"}
+_OF_C = {
+    "options": _OPTIONS,
+    "source": _SOURCE,
+    "interfaces": SETTINGS["interfaces"],
+    "mode": SETTINGS["mode"],
+    "rules": _RULES,
+}
 IN_C = _declaration(_MECHANISM, _label(_KIND, "kind"), _OF_C, {})
 IN_YAML = _declaration(_EVENT, _label(_EXPRESSION, "value"), {"where": _EXPRESSION}, {"value": _EXPRESSION})
 
@@ -358,7 +368,9 @@ def declared_probe(name: str, declared: Document, beside: Path | None = None) ->
         mode=value.get("mode", Probe.mode),
         where=_expression(declared, ("where",), value.get("where"), problems) if scripted else None,
         selftest=_selftest(value.get("selftest")),
+        rule_metric=value.get("rules", ""),
     )
+    problems.extend(_rule_problems(probe, declared))
     problems.extend(_hook_problems(probe, declared))
     problems.extend(_interface_problems(probe, value, declared, ()))
     problems.extend(_clashes(probe, declared))
@@ -652,6 +664,21 @@ def _source_problems(probe: Probe, declared: Document) -> list[Problem]:
     return problems
 
 
+def _rule_problems(probe: Probe, declared: Document) -> Iterator[Problem]:
+    """The metric that counts rules, and no other, has one label of the kind ``rule``."""
+    for metric in probe.metrics:
+        count = sum(label.kind.name == "rule" for label in metric.labels)
+        if metric.name == probe.rule_metric and (count != 1 or metric.type != "counter"):
+            yield declared.problem(("rules",), f"{metric.name} is to be a counter with one label of the kind rule")
+        elif metric.name != probe.rule_metric and count:
+            where = ("metrics", metric.name, "labels")
+            yield declared.problem(where, "the kind rule is for the one metric that `rules:` names")
+    if probe.rule_metric and probe.rule_metric not in (names := [metric.name for metric in probe.metrics]):
+        yield declared.problem(("rules",), f"{probe.rule_metric!r}: {one_of(probe.rule_metric, names)}")
+    if probe.rule_metric and _families(probe.mechanisms) - set(ON_INTERFACES):
+        yield declared.problem(("rules",), f"is for probes whose hooks are {' or '.join(ON_INTERFACES)} alone")
+
+
 def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> Probe:
     """Returns a probe as the config wants it. Raises ConfigError for what the config names and the probe lacks."""
     problems: list[Problem] = []
@@ -691,9 +718,21 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
     for key in ("label_names", "types"):
         if getattr(settings, key):
             problems.append(config.problem((*where, key), f"{probe.name} is no bpftrace script"))
+    rules: tuple[Rule, ...] = ()
+    if settings.rules and not probe.rule_metric:
+        problems.append(config.problem((*where, "rules"), f"{probe.name} takes no rules"))
+    elif settings.rules:
+        try:
+            rules = form.read(settings.rules, config, (*where, "rules"), "tc" in _families(probe.mechanisms))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if not rules:  # what counts rules costs nothing then
+        metrics = tuple(
+            dataclasses.replace(metric, chosen=metric.chosen and metric.name != probe.rule_metric) for metric in metrics
+        )
     if problems:
         raise ConfigError(problems)
-    return dataclasses.replace(
+    applied = dataclasses.replace(
         probe,
         metrics=metrics,
         options=tuple((name, int(number)) for name, number in options.items()),
@@ -701,4 +740,6 @@ def _apply(probe: Probe, settings: Settings, config: Document, where: Where) -> 
         max_cpu_percent=probe.max_cpu_percent if settings.max_cpu_percent is None else settings.max_cpu_percent,
         interfaces=settings.interfaces or probe.interfaces,
         mode=settings.mode or probe.mode,
+        rules=rules,
     )
+    return numbered(applied)

@@ -9,6 +9,7 @@ from typing import Any
 from exporter import document
 from exporter.document import Document
 from exporter.errors import ConfigError, Problem
+from exporter.rules import form
 
 # $(?!\n): to Python, unlike JSON schema, $ also matches ahead of a last newline
 NAME = {
@@ -75,6 +76,7 @@ SETTINGS: dict[str, Any] = {
         "description": f"a list, each {_INTERFACE}",
     },
     "mode": {"enum": ["auto", "native", "generic"]},
+    "rules": form.SCHEMA,
     **BPFTRACE,
 }
 
@@ -137,6 +139,7 @@ class Settings:
     options: tuple[tuple[str, int], ...] = ()
     interfaces: tuple[str, ...] | None = None
     mode: str | None = None
+    rules: tuple[dict[str, Any], ...] | None = None
     bpftrace: str | None = None
     label_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
     types: tuple[tuple[str, str], ...] = ()
@@ -237,6 +240,7 @@ def _settings(value: dict[str, Any]) -> Settings:
         options=tuple(value.get("options", {}).items()),
         interfaces=listed("interfaces"),
         mode=value.get("mode"),
+        rules=tuple(value["rules"]) if "rules" in value else None,
         bpftrace=value.get("bpftrace"),
         label_names=tuple((name, tuple(labels)) for name, labels in value.get("label_names", {}).items()),
         types=tuple(value.get("types", {}).items()),

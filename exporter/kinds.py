@@ -25,7 +25,7 @@ class Kind:
 
     c_type is the type of the key's field, ``char[N]`` for strings; size and align are its, in bytes.
     fill is a C statement that fills ``{field}`` from the task that runs, for the kinds that need nothing else.
-    values are the texts of an enumeration, in the order of their numbers.
+    values are the texts of an enumeration, or the names of rules, in the order of their numbers.
     merges: many numbers read the same, such as all cgroups of one unit: they are one series.
     """
 
@@ -98,8 +98,8 @@ def _user(_: Kind, data: bytes) -> str:
 
 # Numbers of the IANA registry that hosts really meet; others read as their number. From 256 on: what is no IP.
 PROTOCOLS = {
-    0: "hopopt", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah",
-    58: "icmpv6", 59: "none", 89: "ospf", 103: "pim", 112: "vrrp", 132: "sctp", 136: "udplite",
+    0: "hopopt", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 47: "gre", 50: "esp",
+    51: "ah", 58: "icmpv6", 59: "none", 89: "ospf", 103: "pim", 112: "vrrp", 132: "sctp", 136: "udplite",
     256: "arp", 257: "non-ip", 258: "truncated",
 }  # fmt: skip
 
@@ -157,6 +157,7 @@ _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
     "ksym": _ksym,
     "enum": _enum,
     "bool": _enum,
+    "rule": _enum,
 }
 
 # of what the supervisor tells: whether it has told it, of a field's bytes
@@ -188,6 +189,7 @@ _SIMPLE = {
         Kind("s64", "s64", 8, 8, False),
         Kind("ip", "u8[16]", 16, 1, False),
         Kind("bool", "u8", 1, 1, True, values=("false", "true")),
+        Kind("rule", "u16", 2, 2, True),
         *(Kind(name, "u64", 8, 8, False, _CGROUP_ID, merges=True) for name in OF_CGROUPS),
         Kind("ksym", "u64", 8, 8, False, merges=True),
     )

@@ -8,6 +8,7 @@ Structures and constants: include/uapi/linux/bpf.h and libbpf's bpf.h, which onl
 import ctypes
 import errno
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,6 +52,13 @@ _lib.bpf_map_create.argtypes = [
     ctypes.c_void_p,
 ]
 _lib.bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
+_lib.bpf_map_update_batch.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+]
 _lib.bpf_map_lookup_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
 _lib.bpf_raw_tracepoint_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _lib.bpf_link_create.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
@@ -199,6 +207,20 @@ def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
     value = ctypes.create_string_buffer(value_size)
     checked(_lib.bpf_map_lookup_elem(fd, key, value), "map lookup")
     return value.raw
+
+
+def array_fill(fd: int, values: bytes, count: int) -> None:
+    """Sets the elements of an array map from the first on; values are packed."""
+    keys = array("I", range(count)).tobytes()
+    done = ctypes.c_uint32(count)
+    checked(_lib.bpf_map_update_batch(fd, keys, values, ctypes.byref(done), None), "map update")
+
+
+def map_form(fd: int) -> tuple[int, int, int, int]:
+    """Returns a map's type, the sizes of its keys and values in bytes, and its entries (struct bpf_map_info)."""
+    info = _MapInfo()
+    _inform(fd, info, "map information")
+    return info.type, info.key_size, info.value_size, info.max_entries
 
 
 class Drain:

@@ -6,7 +6,7 @@ It has ``Metric``s; those of one type with the same labels share a ``Table``: on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,8 @@ AUTO, CONTAINERS = "auto", "containers"
 OTHER = "(other)"  # what an unbounded label reads where its true value has no series
 
 MAP_ENTRIES = 10_240  # keys that a map can take between two reads, unless there may be more series than that
-OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels
+OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels, but for those of rules
+MAX_RULE_NAMES = 65_536  # since the start, with (other): a rule's number in the kernel has 16 bits
 
 
 def map_entries(max_series: int) -> int:
@@ -208,6 +209,12 @@ class Table:
         """Bytes of a key in the overflow map; 0 where no label is bounded."""
         return self._end(bounded_only=True)
 
+    @property
+    def combinations(self) -> int:
+        """How many combinations of bounded labels there is room for: of rules each in some places, in powers of two."""
+        rules = max((len(label.kind.values) for label in self.labels if label.kind.name == "rule"), default=0)
+        return max(OVERFLOW_ENTRIES, 4 << rules.bit_length())
+
 
 @dataclass(frozen=True)
 class Selftest:
@@ -248,8 +255,8 @@ class Probe:
     it all, and c what that file had in it when the config was read.
 
     where, an expression, says which events count. max_cpu_percent is of one core; 0 is no limit. selftest is None where
-    nobody knows how to make its events happen. rule_metric names the metric that counts packets by rule: a probe that has
-    one takes rules.
+    nobody knows how to make its events happen. rule_metric names the metric that counts packets by rule: with one, the
+    probe takes rules.
     """
 
     name: str
@@ -293,6 +300,12 @@ class Probe:
         """Names of the kinds of the labels that are on the page."""
         return frozenset(label.kind.name for table in self.tables if table.chosen for label in table.labels)
 
+    @property
+    def rule_names(self) -> tuple[str, ...]:
+        """The names that rules have had, each at the place of its number; (other) is at 0."""
+        kinds = [label.kind for metric in self.metrics for label in metric.labels if label.kind.name == "rule"]
+        return kinds[0].values if kinds and kinds[0].values else (OTHER,)
+
     def mechanism_name(self, mechanism: Mechanism) -> str:
         """Returns the families of the hooks that a mechanism takes for this config, such as ``kprobe+kretprobe``."""
         return "+".join(sorted({hook.family for program in self.programs(mechanism) for hook in program.hooks}))
@@ -304,3 +317,25 @@ class Probe:
             for program in mechanism.programs
             if not program.needed_for or self.chosen_names.intersection(program.needed_for)
         ]
+
+
+def numbered(probe: Probe, names: Sequence[str] = (OTHER,)) -> Probe:
+    """Returns a probe whose rules have their numbers, and whose labels know their names.
+
+    names are those that rules have had so far, each at the place of its number: a name keeps it. Raises ValueError
+    where all numbers are taken.
+    """
+    known = tuple(dict.fromkeys([*names, *(rule.name for rule in probe.rules)]))
+    if len(known) > MAX_RULE_NAMES:
+        raise ValueError(f"rules have had {MAX_RULE_NAMES - 1} names since the exporter started: start it again")
+    numbers = {name: number for number, name in enumerate(known)}
+    metrics = tuple(
+        replace(metric, labels=tuple(_with_names(label, known) for label in metric.labels)) for metric in probe.metrics
+    )
+    return replace(
+        probe, metrics=metrics, rules=tuple(replace(rule, number=numbers[rule.name]) for rule in probe.rules)
+    )
+
+
+def _with_names(label: Label, names: tuple[str, ...]) -> Label:
+    return replace(label, kind=replace(label.kind, values=names)) if label.kind.name == "rule" else label

@@ -19,15 +19,16 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded of a probe. With it travel the descriptors: maps, programs, links, all other attachments.
+    """What was loaded of a probe. With it travel the descriptors: maps, programs, links, private maps, all other
+    attachments.
 
     Of the latter, on_each_cpu are the perf events that are one processor's, and the last.
 
-    probe is what was wanted, with all its kinds of label known. maps and programs are names; among the maps there is a
-    table of the kernel's symbols, where labels need it. attachments are pairs of a program's name and a hook's;
-    on_interfaces are such too, of programs that are yet to be attached to interfaces. links
-    are those of them that tell what they missed, each by its program's name; misses_unknown are programs of which the
-    kernel does not tell it.
+    probe is what was wanted, with all its kinds of label known and without its rules, which the kernel has. maps and
+    programs are names; among the maps there is a table of the kernel's symbols, where labels need it. attachments are
+    pairs of a program's name and a hook's; on_interfaces are such too, of programs that are yet to be attached to
+    interfaces. links are those of them that tell what they missed, each by its program's name; misses_unknown are
+    programs of which the kernel does not tell it. private are maps not meant for the worker.
     """
 
     probe: Probe
@@ -41,6 +42,7 @@ class Loaded:
     on_interfaces: tuple[tuple[str, str], ...]
     misses_unknown: tuple[str, ...]
     compiler: str
+    private: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

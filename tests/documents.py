@@ -8,7 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBES = (ROOT / "docs" / "probes.md").read_text()
-DOCUMENTS = {"README.md": (ROOT / "README.md").read_text(), "docs/probes.md": PROBES}
+DOCUMENTS = {
+    "README.md": (ROOT / "README.md").read_text(),
+    "docs/probes.md": PROBES,
+    "docs/network.md": (ROOT / "docs" / "network.md").read_text(),
+}
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"`([\w/]+\.(?:yaml|c))`")

@@ -13,9 +13,14 @@ these functions. Where a table is full, the event is counted under its bounded l
 in a last cell: nothing is lost.
 """
 
+from pathlib import Path
+
 from exporter.kinds import Kind
 from exporter.loader import births
-from exporter.probe import OVERFLOW_ENTRIES, Field, Probe, Table, map_entries
+from exporter.probe import Field, Probe, Table, map_entries
+from exporter.rules import tables
+
+LIBRARY = Path(__file__).resolve().parents[2] / "bpf" / "lib"
 
 PRELUDE = r"""
 /* what is in vmlinux.h, where there is no BTF and so no vmlinux.h */
@@ -94,6 +99,8 @@ def source(probe: Probe, programs: str = "", ahead: str = "") -> str:
     parts += [_table(table, map_entries(probe.max_series)) for table in probe.tables]
     if births.wanted(probe):
         parts.append(births.SOURCE)
+    if probe.rule_metric:
+        parts += [_rules(probe), *map(_library, ("packet.h", "rules.h"))]
     if probe.source:
         parts += [ahead, f'#line 1 "{_escaped(str(probe.source))}"', probe.c]
     return "\n".join([*parts, *([programs] if programs else [])]) + "\n"
@@ -114,12 +121,26 @@ def _switches(probe: Probe) -> str:
     return "\n".join(lines)
 
 
+def _library(name: str) -> str:
+    """A file of bpf/lib. It is put in, as BCC knows maps in the main file only."""
+    path = LIBRARY / name
+    return f'#line 1 "{_escaped(str(path))}"\n{path.read_text()}'
+
+
+def _rules(probe: Probe) -> str:
+    """What bpf/lib/rules.h is told: what the rules ask for, and what counts them."""
+    table = next(table for table in probe.tables if table.metrics[0].name == probe.rule_metric)
+    label = next(label.name for label in table.metrics[0].labels if label.kind.name == "rule")
+    told = {"RULES_KEY": f"{table.name}_key", "RULES_ADD": function(table), "RULES_LABEL": label}
+    return "\n".join(f"#define {name} {value}" for name, value in {**tables.defines(probe.rules), **told}.items())
+
+
 def _enums(probe: Probe) -> str:
     lines = {
         f"enum {{ {', '.join(f'{probe.name}_{label.name}_{value}'.upper() for value in label.kind.values)} }};": None
         for metric in probe.metrics
         for label in metric.labels
-        if label.kind.values
+        if label.kind.values and label.kind.name != "rule"
     }
     return "\n".join(lines)
 
@@ -178,7 +199,7 @@ def _table(table: Table, entries: int) -> str:
     if table.bounded_size:
         maps.append(f"struct {name}_bounded {{ u8 bytes[{table.bounded_size}]; }};")
         maps += [
-            f'BPF_TABLE("hash", struct {name}_bounded, struct {name}_over, {name}_{half}_over, {OVERFLOW_ENTRIES});'
+            f'BPF_TABLE("hash", struct {name}_bounded, struct {name}_over, {name}_{half}_over, {table.combinations});'
             for half in "01"
         ]
     return "\n".join([declaration, structs, *maps, head, _body(table)])

@@ -3,15 +3,16 @@
 
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from exporter import cgroups, libbpf, symbols
 from exporter.child import Crashed
 from exporter.errors import CompileError, ExporterError, LoadError, ProbeError
-from exporter.loader import attach, births, cache, codegen, context, script, usdt
+from exporter.loader import attach, births, cache, codegen, context, rulemaps, script, usdt
 from exporter.loader.bytecode import Bytecode, Map, relocate
 from exporter.probe import ON_INTERFACES, Hook, Mechanism, Probe
+from exporter.rules import tables
 from exporter.status import MAX_DETAILS, Attempt, Loaded
 
 
@@ -34,13 +35,16 @@ class _Attachment:
     tells_missed: bool
 
 
-def start(probe: Probe) -> tuple[Loaded, list[int]]:
-    """Compiles, loads and attaches a probe; to be run in a process of its own. Raises ProbeError."""
+def start(probe: Probe, existing: Mapping[str, int] | None = None) -> tuple[Loaded, list[int]]:
+    """Compiles, loads and attaches a probe; to be run in a process of its own. Raises ProbeError.
+
+    existing are as ``load`` has them.
+    """
     made, c, refused = source(probe)
     attempts = [Attempt(probe.mechanism_name(mechanism), why, "") for mechanism, why in refused]
     if not made.mechanisms:
         raise NothingHolds("; ".join(why for _, why in refused), "", tuple(attempts))
-    return load(made, cache.compiled(probe.name, c), attempts)
+    return load(made, cache.compiled(probe.name, c), attempts, existing)
 
 
 def source(probe: Probe) -> tuple[Probe, str, Iterable[tuple[Mechanism, str]]]:
@@ -67,12 +71,15 @@ def reason(error: ExporterError, words: str) -> str:
     return str(error)
 
 
-def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> tuple[Loaded, list[int]]:
+def load(
+    probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = (), existing: Mapping[str, int] | None = None
+) -> tuple[Loaded, list[int]]:
     """Loads and attaches compiled programs. Returns what came of it, with the descriptors.
 
-    refused were tried before.
+    refused were tried before. existing are descriptors of maps by name that are used in place of new ones: programs
+    then go on counting where others do. Maps of rules are always new.
     """
-    maps = [_create(map_) for map_ in bytecode.maps]
+    maps = _maps(probe, bytecode, existing or {})
     tried: list[Attempt] = list(refused)
     watching: list[_Attachment] = []
     if births.wanted(probe):
@@ -94,11 +101,12 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
         )
         kept = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name in wanted]
         kept += ksyms
+        private = [(map_.name, fd) for map_, fd in zip(bytecode.maps, maps, strict=True) if map_.name == tables.PLACES]
         links = [one for one in attachments if one.tells_missed and one.hook.family in attach.KPROBES]
         processors = [fd for one in attachments if one.hook.family in attach.ON_EACH_CPU for fd in one.fds]
         others = [one for one in attachments if one not in links and one.hook.family not in attach.ON_EACH_CPU]
         loaded = Loaded(
-            probe=probe,
+            probe=replace(probe, rules=()),
             mechanism=name,
             tried=tuple(tried),
             maps=tuple(map_name for map_name, _ in kept),
@@ -109,21 +117,36 @@ def load(probe: Probe, bytecode: Bytecode, refused: Iterable[Attempt] = ()) -> t
             on_interfaces=tuple(on_interfaces),
             misses_unknown=tuple(dict.fromkeys(one.program for one in attachments if not one.tells_missed)),
             compiler=bytecode.compiler,
+            private=tuple(map_name for map_name, _ in private),
         )
-        held = [fd for one in links + others for fd in one.fds] + processors
-        return loaded, [fd for _, fd in kept] + list(programs.values()) + held
+        links_fds = [fd for one in links for fd in one.fds]
+        rest = [fd for one in others for fd in one.fds] + processors
+        return loaded, [fd for _, fd in kept] + list(programs.values()) + links_fds + [fd for _, fd in private] + rest
     reasons = "; ".join(attempt.reason for attempt in tried)
     details = "\n\n".join(f"{attempt.reason}\n{attempt.details}".strip() for attempt in tried)
     raise NothingHolds(reasons, details, tuple(tried))
 
 
-def _create(map_: Map) -> int:
-    if map_.type == libbpf.MAP_TYPE_ARRAY_OF_MAPS:
-        raise LoadError(f"map {map_.name}: maps of maps are not supported")
-    try:
-        return libbpf.map_create(map_.type, map_.name, map_.key_size, map_.value_size, map_.entries, map_.flags)
-    except OSError as error:
-        raise LoadError(f"the kernel refuses the map {map_.name}: {error.strerror}") from error
+def _maps(probe: Probe, bytecode: Bytecode, existing: Mapping[str, int]) -> list[int]:
+    of_rules = rulemaps.of(probe)
+    return [
+        of_rules[form.name](form) if form.name in of_rules else _same(form, existing) or _create(form)
+        for form in bytecode.maps
+    ]
+
+
+def _same(form: Map, existing: Mapping[str, int]) -> int | None:
+    """Returns the map of this name that is there, if one is. Raises LoadError where it is of another form."""
+    fd = existing.get(form.name)
+    if fd is not None and libbpf.map_form(fd) != (form.type, form.key_size, form.value_size, form.entries):
+        raise LoadError(f"the map {form.name} is there in another form")
+    return fd
+
+
+def _create(form: Map) -> int:
+    if form.type == libbpf.MAP_TYPE_ARRAY_OF_MAPS:
+        raise LoadError(f"map {form.name}: maps of maps are not supported")
+    return rulemaps.create(form)
 
 
 def _attach(

@@ -11,7 +11,7 @@ import struct
 
 from exporter import cgroups, kinds, libbpf
 from exporter.metrics.series import Series
-from exporter.probe import OVERFLOW_ENTRIES, Probe, map_entries
+from exporter.probe import Probe, map_entries
 
 _FIRST = struct.pack("=I", 0)
 
@@ -48,7 +48,7 @@ class ProbeMaps:
         self._drains = [
             (
                 libbpf.Drain(series.table.key_size, 8 * len(series.table.values), map_entries(probe.max_series)),
-                libbpf.Drain(series.table.bounded_size, 8 * (len(series.table.values) + 1), OVERFLOW_ENTRIES),
+                libbpf.Drain(series.table.bounded_size, 8 * (len(series.table.values) + 1), series.table.combinations),
             )
             for series in self.tables
         ]

@@ -15,7 +15,7 @@ from typing import Literal, cast
 from exporter import places
 from exporter.metrics.budget import Budget
 from exporter.metrics.labels import KeyText
-from exporter.probe import OVERFLOW_ENTRIES, Metric, Table
+from exporter.probe import Metric, Table
 
 
 class Series:
@@ -32,7 +32,7 @@ class Series:
         self._text = KeyText(table)
         self._merges = self._slots > 1 or any(label.kind.merges for label in table.labels)
         # bounded labels are never folded for the budget, only where they turn out not to be bounded at all
-        self._limit = max(max_series, OVERFLOW_ENTRIES) if self._text.all_bounded else max_series
+        self._limit = max(max_series, table.combinations) if self._text.all_bounded else max_series
         self._budget = Budget(max_series)
         self._of_key: dict[bytes, int] = {}
         self._of_bounded: dict[bytes, int] = {}
@@ -245,7 +245,7 @@ class Series:
         slot = self._of_bounded.get(key)
         if slot is None:
             text = self._text.bounded(key)
-            if text not in self._of_text and len(self._of_text) - len(self._own) >= OVERFLOW_ENTRIES:
+            if text not in self._of_text and len(self._of_text) - len(self._own) >= self.table.combinations:
                 # what is called bounded is not: nothing of it is known then
                 return self._number(self._text.other(), b"") * self._slots + self._bucket(key)
             if len(self._of_bounded) >= _MOST_KEYS:

@@ -6,13 +6,11 @@ counted, and the next rule is asked. Where none decides, the packet passes.
 """
 
 import functools
-import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 MAX_RULES = 10_000
-MAX_NAMES = 65_535  # a rule's number in the kernel has 16 bits, and 0 is no rule's
 
 PASS, DROP, COUNT = "pass", "drop", "count"
 INGRESS, EGRESS = "ingress", "egress"  # of a container, as it sees it
@@ -125,25 +123,3 @@ def verdict(rules: Sequence[Rule], packet: Packet) -> tuple[str, list[Rule]]:
             if rule.action != COUNT:
                 return rule.action, counted
     return PASS, counted
-
-
-def numbered(rules: Sequence[Rule], before: Mapping[str, int]) -> tuple[Rule, ...]:
-    """Returns rules with their numbers: a name that has had one keeps it, new names have numbers that none had.
-
-    before has the numbers of all names so far. Raises ValueError where all numbers have been given.
-    """
-    following = iter(range(max(before.values(), default=0) + 1, MAX_NAMES + 1))
-    try:
-        return tuple(replace(rule, number=before.get(rule.name) or next(following)) for rule in rules)
-    except StopIteration:
-        raise ValueError(f"rules have had {MAX_NAMES} names since the exporter started: start it again") from None
-
-
-def names(rules: Sequence[Rule], before: Mapping[str, int]) -> dict[str, int]:
-    """Returns the numbers of all names so far, with those of these rules."""
-    return {**before, **{rule.name: rule.number for rule in rules}}
-
-
-def address(text: str) -> bytes:
-    """Returns an address's bytes: 4 or 16."""
-    return ipaddress.ip_address(text).packed

@@ -32,6 +32,7 @@ class Held:
 
     loaded: Loaded
     shared: list[int]  # maps, programs and links that tell what they missed
+    private: dict[str, int]  # maps that are not for the worker, by name
     attachments: list[Hold]
     on_interfaces: OnInterfaces | None = None
 
@@ -46,7 +47,7 @@ class Held:
             hold.release()
         if self.on_interfaces:
             self.on_interfaces.release()
-        for fd in self.shared:
+        for fd in [*self.shared, *self.private.values()]:
             os.close(fd)
 
 
@@ -149,10 +150,11 @@ class Life:
 
     def _loaded(self, loaded: Loaded, fds: list[int]) -> None:
         shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
+        private = shared + len(loaded.private)
         last = len(fds) - loaded.on_each_cpu
         # of those on each processor the kernel lets go at once
-        attachments = [Hold(fds[shared:last]), Hold(fds[last:], share=loaded.on_each_cpu)]
-        self.held = Held(loaded, fds[:shared], attachments)
+        attachments = [Hold(fds[private:last]), Hold(fds[last:], share=loaded.on_each_cpu)]
+        self.held = Held(loaded, fds[:shared], dict(zip(loaded.private, fds[shared:private], strict=True)), attachments)
         if loaded.on_interfaces:
             self.held.on_interfaces = OnInterfaces(loaded, fds[len(loaded.maps) :][: len(loaded.programs)])
         self._overhead = Overhead(self.probe.max_cpu_percent)
