@@ -1,43 +1,72 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Packets and bytes of containers, by container, interface, direction and action.
+ * Packets and bytes of containers, by container, interface, direction and action; packets by rule.
  *
  * Hooks: TC at the ingress and the egress of the host's end of a container's pair of interfaces: what is ingress
  *   there, the container sent. Directions are named as the container sees them.
- * Cost: one map update for each packet.
+ * Cost: one map update for each packet, and one for each rule that it meets.
  * Limits: a packet is what the kernel handles as one, as for the interface's own counters: with segmentation offload up
  *   to 64 KB. Bytes are a frame's, with its VLAN tag wherever the kernel keeps that; an interface does not count a tag
  *   that is kept beside the frame. What goes from veth to veth without the host (bpf_redirect_peer), or is dropped ahead
- *   of TC, is not seen.
+ *   of TC, is not seen. Those of lib/packet.h and lib/rules.h.
  */
 
-#define VLAN_TAG 4
+#if RULES_WORDS
 
-/* what is to be done with a packet: rules will be asked here */
-static __always_inline int verdict(struct __sk_buff *skb)
+/* what lib/packet.h may look at: of each IPv6 extension header up to 2 KB, and the flags of TCP behind them */
+#define MOST_HEADERS (ETHERNET_HEADER + VLAN_TAGS * VLAN_TAG + IPV6_HEADER + IPV6_EXTENSIONS * 2048 + 14)
+
+/* whether headers may lie where the program could not look yet */
+static __always_inline int is_cut_off(const struct packet *packet)
 {
-    return TC_ACT_UNSPEC;
+    u16 protocol = packet->protocol;
+
+    if (!packet->version || (protocol == 6 && !packet->has_flags))
+        return 1;
+    return !packet->has_ports && (protocol == 17 || protocol == 33 || protocol == 132 || protocol == 136);
 }
 
-static __always_inline int on_packet(struct __sk_buff *skb, u8 direction)
+/* what the rules say of a packet, of which only the first bytes may lie in one piece */
+static __always_inline int is_dropped(struct __sk_buff *skb, u32 length, u32 direction)
+{
+    struct container_network_rule_packets_key rule = {};
+    struct packet packet;
+
+    packet_parse(&packet, (void *)(long)skb->data, (void *)(long)skb->data_end, length);
+    if (skb->data_end - skb->data < skb->len && is_cut_off(&packet)) {
+        bpf_skb_pull_data(skb, skb->len < MOST_HEADERS ? skb->len : MOST_HEADERS);
+        packet_parse(&packet, (void *)(long)skb->data, (void *)(long)skb->data_end, length);
+    }
+    rule.container = skb->ifindex;
+    rule.interface = skb->ifindex;
+    rule.direction = direction;
+    return rules_verdict(&packet, skb->ifindex, direction, &rule) == RULES_DROP;
+}
+
+#else
+#define is_dropped(skb, length, direction) 0
+#endif
+
+static __always_inline int on_packet(struct __sk_buff *skb, u8 direction, u32 rules_direction)
 {
     struct container_network_packets_key key = {};
-    int action = verdict(skb);
+    u32 length = skb->len + (skb->vlan_present ? VLAN_TAG : 0);
+    int dropped = is_dropped(skb, length, rules_direction);
 
     key.container = skb->ifindex;
     key.interface = skb->ifindex;
     key.direction = direction;
-    key.action = action == TC_ACT_SHOT ? CONTAINER_NET_ACTION_DROP : CONTAINER_NET_ACTION_PASS;
-    container_network_packets_add(&key, 1, skb->len + (skb->vlan_present ? VLAN_TAG : 0));
-    return action;
+    key.action = dropped ? CONTAINER_NET_ACTION_DROP : CONTAINER_NET_ACTION_PASS;
+    container_network_packets_add(&key, 1, length);
+    return dropped ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 int on_sent(struct __sk_buff *skb)
 {
-    return on_packet(skb, CONTAINER_NET_DIRECTION_EGRESS);
+    return on_packet(skb, CONTAINER_NET_DIRECTION_EGRESS, RULES_EGRESS);
 }
 
 int on_received(struct __sk_buff *skb)
 {
-    return on_packet(skb, CONTAINER_NET_DIRECTION_INGRESS);
+    return on_packet(skb, CONTAINER_NET_DIRECTION_INGRESS, RULES_INGRESS);
 }

@@ -13,7 +13,7 @@ import platform
 import selectors
 import textwrap
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,10 @@ from exporter.loader import load
 from exporter.metrics import maps
 from exporter.metrics.maps import Barrier, ProbeMaps
 from exporter.network.attachments import OnInterfaces
+from exporter.places import Place
 from exporter.probe import CONTAINERS, Probe
+from exporter.rules import tables
+from exporter.rules.placing import Placing
 from exporter.status import Attempt, Loaded
 from exporter.supervisor import host
 from exporter.supervisor.compiling import COMPILE_SECONDS
@@ -205,17 +208,19 @@ def _outcome(probe: Probe, child: Child[Loaded]) -> _Attached | Finding:
     named = dict(zip(loaded.maps, fds, strict=False))
     programs = fds[len(named) : len(named) + len(loaded.programs)]
     held = fds[len(named) + len(programs) :]
+    private = dict(zip(loaded.private, held[len(loaded.links) :], strict=False))
     if symbols.TABLE in named:
         symbols.SYMBOLS.use(named.pop(symbols.TABLE))
-    on_interfaces = OnInterfaces(loaded, programs) if loaded.on_interfaces else None
-    reasons = on_interfaces.update(_into_containers(probe)) if on_interfaces else []
+    placing = Placing(private[tables.PLACES], probe.rules) if tables.PLACES in private else None
+    on_interfaces = OnInterfaces(loaded, programs, placing) if loaded.on_interfaces else None
+    reasons = on_interfaces.update(_behind_interfaces(probe)) if on_interfaces else []
     return _Attached(loaded, named, programs, held, on_interfaces, reasons)
 
 
-def _into_containers(probe: Probe) -> Collection[int]:
-    """Returns the interfaces that lead into other network namespaces, for a probe that is for them."""
+def _behind_interfaces(probe: Probe) -> dict[int, Place]:
+    """Returns who is behind the interfaces that lead into other network namespaces, for a probe that is for them."""
     if CONTAINERS not in probe.interfaces:
-        return ()
+        return {}
     with contextlib.closing(Containers()) as containers:
         containers.look()
         return containers.places()

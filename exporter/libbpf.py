@@ -59,6 +59,7 @@ _lib.bpf_map_update_batch.argtypes = [
     ctypes.c_void_p,
     ctypes.c_void_p,
 ]
+_lib.bpf_map_delete_elem.argtypes = [ctypes.c_int, ctypes.c_char_p]
 _lib.bpf_map_lookup_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
 _lib.bpf_raw_tracepoint_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _lib.bpf_link_create.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
@@ -200,6 +201,11 @@ def map_create(kind: int, name: str, key: int, value: int, entries: int, flags: 
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Sets one element."""
     checked(_lib.bpf_map_update_elem(fd, key, value, 0), "map update")
+
+
+def map_delete(fd: int, key: bytes) -> None:
+    """Takes one element out; raises FileNotFoundError where there is none."""
+    checked(_lib.bpf_map_delete_elem(fd, key), "map delete")
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:

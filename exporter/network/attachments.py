@@ -6,10 +6,12 @@ import errno
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from exporter.network import clsact, interfaces, links
+from exporter.places import Place
+from exporter.rules.placing import Placing
 from exporter.status import Attempt, Loaded
 
 XDP = "xdp"  # a hook; those of TC are tc:ingress and tc:egress
@@ -56,9 +58,11 @@ class _Hook:
 class OnInterfaces:
     """All of a probe that is attached to interfaces."""
 
-    def __init__(self, loaded: Loaded, programs: Sequence[int]) -> None:
+    def __init__(self, loaded: Loaded, programs: Sequence[int], placing: Placing | None = None) -> None:
         """programs are descriptors, as loaded names them; of one that the kernel lets run by way of an entry, the
-        descriptor is the entry's from now on: its runs are counted there."""
+        descriptor is the entry's from now on: its runs are counted there. placing is of rules that are not the same
+        on all interfaces."""
+        self._placing = placing
         self._patterns, self._mode = loaded.probe.interfaces, loaded.probe.mode
         self._mechanism, self._tried = loaded.mechanism, loaded.tried
         self._entries: dict[str, clsact.Entry] = {}
@@ -70,20 +74,26 @@ class OnInterfaces:
             _Hook(name, hook, self._programs[name], self._entries.get(name)) for name, hook in loaded.on_interfaces
         ]
         self._refused: dict[tuple[int, str, str], str] = {}  # in this pass: interface, program and hook, and why
+        self._behind: dict[int, str] = {}  # containers by the indexes of interfaces
         self.finished = True
 
     def _enter(self, name: str, entry: clsact.Entry) -> None:
         self._entries[name] = entry
         os.dup2(entry.fd, self._programs[name], inheritable=False)
 
-    def update(self, containers: Iterable[int], seconds: float = math.inf) -> list[str]:
+    def update(self, containers: Mapping[int, Place], seconds: float = math.inf) -> list[str]:
         """Attaches to interfaces that are new, lets go of those gone. Returns why what is lacking is lacking.
 
-        containers are the indexes of the interfaces that lead into some. After so many seconds it stops attaching;
-        ``finished`` says whether there are more, for which it is to be called again.
+        containers are behind interfaces, by their indexes. After so many seconds it stops attaching; ``finished`` says
+        whether there are more, for which it is to be called again.
         """
         deadline = time.monotonic() + seconds
         found, reasons = interfaces.find(self._patterns, containers)
+        self._behind = {
+            index: containers[index].container if index in containers else name for index, name in found.items()
+        }
+        if self._placing:  # before anything is attached
+            self._placing.update(self._behind)
         for hook in self._hooks:
             hook.keep(found)
         if self.finished:
@@ -109,6 +119,8 @@ class OnInterfaces:
         What is not in the place of anything, and what is on interfaces that are not wanted any more, is as it was until
         ``update`` is called here, and ``release`` there.
         """
+        if self._placing:
+            self._placing.update(before._behind)
         for name, entry in list(self._entries.items()):
             if older := before._entries.pop(name, None):
                 older.take_over(entry)

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from exporter import libbpf
@@ -15,7 +15,10 @@ from exporter.holder import Hold
 from exporter.loader import load
 from exporter.loader.load import NothingHolds
 from exporter.network.attachments import OnInterfaces
+from exporter.places import Place
 from exporter.probe import Probe
+from exporter.rules import tables
+from exporter.rules.placing import Placing
 from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
 from exporter.supervisor import overhead
 from exporter.supervisor.compiling import Compilers, Job
@@ -121,10 +124,10 @@ class Life:
         if self.held and self.held.on_interfaces:
             self.held.on_interfaces.release()
 
-    def update_interfaces(self, containers: Iterable[int], seconds: float) -> bool:
+    def update_interfaces(self, containers: Mapping[int, Place], seconds: float) -> bool:
         """Attaches to interfaces that are new, lets go of those gone; for about so many seconds.
 
-        containers are the indexes of the interfaces that lead into some. Returns whether it has finished.
+        containers are behind interfaces, by their indexes. Returns whether it has finished.
         """
         if not self.held or not self.held.on_interfaces:
             return True
@@ -156,7 +159,9 @@ class Life:
         attachments = [Hold(fds[private:last]), Hold(fds[last:], share=loaded.on_each_cpu)]
         self.held = Held(loaded, fds[:shared], dict(zip(loaded.private, fds[shared:private], strict=True)), attachments)
         if loaded.on_interfaces:
-            self.held.on_interfaces = OnInterfaces(loaded, fds[len(loaded.maps) :][: len(loaded.programs)])
+            places = self.held.private.get(tables.PLACES)
+            placing = None if places is None else Placing(places, self.probe.rules)
+            self.held.on_interfaces = OnInterfaces(loaded, fds[len(loaded.maps) :][: len(loaded.programs)], placing)
         self._overhead = Overhead(self.probe.max_cpu_percent)
         self._look_at_cost()
         self._set(

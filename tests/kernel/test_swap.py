@@ -62,7 +62,7 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
     with link("ebpf-s0") as pair, pair.ports() as (here, there):
         # of a program that is entered by way of another, the descriptor becomes that other's: these are copies
         held = [OnInterfaces(loaded, [os.dup(one)])]
-        assert held[0].update(()) == []
+        assert held[0].update({}) == []
         assert held[0].mechanism == way
         # XDP drops ahead of what packet sockets see, TC at the egress ahead of the wire
         sender, receiver = (here, there) if family == "tc" else (there, here)
@@ -96,7 +96,7 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
         assert total(second) > 0
         assert total(first) + total(second) == sent
         assert receiver.receive(0) == []
-        assert held[0].update(()) == []
+        assert held[0].update({}) == []
         assert len(held[0].attachments) == 1
         held[0].release()
         sender.send([frame(64)] * 3)
