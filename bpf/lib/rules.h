@@ -9,7 +9,7 @@
  * RULES_SOURCE and its like say what is asked for; RULES_WORDS has 64 rules each, 0: there are none. RULES_KEY is the key
  * of the metric that counts rules, RULES_LABEL its field for the rule, RULES_ADD() counts. All of that is generated.
  *
- * Limits: for one packet 64 rules that only count are counted by name (start->names), further ones under (other).
+ * Limits: for one packet 64 rules that only count are counted by name (RULES_NAMES), further ones under (other).
  */
 
 #define RULES_PASS 0
@@ -23,8 +23,8 @@
 
 #define RULES_OTHER 0         /* the number of no rule */
 #define RULES_NONE 0xffffffff /* the place of no rule */
-#define RULES_STEPS (RULES_WORDS == 1 ? 65 : 2 * RULES_WORDS + RULES_NAMES + 1)
-#define RULES_NAMES 64      /* of start->names, the most */
+#define RULES_STEPS (RULES_WORDS == 1 ? RULES_NAMES + 1 : 2 * RULES_WORDS + RULES_NAMES + 1)
+#define RULES_NAMES 64
 #define RULES_LENGTHS 65536 /* packets that are longer are taken to be of the last */
 #define RULES_BUCKETS 65536 /* of addresses: by their first 16 bits */
 #define RULES_HALVINGS 22   /* to find one of four million ranges */
@@ -78,16 +78,16 @@ struct rules_cell {
 #define RULES_AT_DESTINATION_V6 (RULES_AT_DESTINATION_V4 + RULES_DESTINATION * RULES_BUCKETS)
 BPF_ARRAY(rules_cells, struct rules_cell, 1);
 
-/* numbers of sets of what a packet does not have; and two that the verifier is not to know, or it tries every one */
+/* numbers of sets of what a packet does not have; and two that the verifier is not to know, or it tries every step anew */
 struct rules_start {
+    u64 none; /* RULES_NONE */
+    u64 zero;
     u32 no_source;
     u32 no_destination;
     u32 no_source_port;
     u32 no_destination_port;
     u32 no_tcp_flags;
-    u32 names; /* RULES_NAMES */
-    u32 none;  /* RULES_NONE */
-    u32 zero;
+    u32 padding;
 };
 BPF_ARRAY(rules_start, struct rules_start, 1);
 
@@ -99,6 +99,12 @@ struct rules_word {
     u16 numbers[64]; /* what their names are in the kernel */
 };
 BPF_ARRAY(rules_words, struct rules_word, 1);
+
+/* rules that a packet met, ahead of the one that decides: their numbers */
+struct rules_met {
+    u16 numbers[RULES_NAMES];
+};
+BPF_PERCPU_ARRAY(rules_met, struct rules_met, 1);
 
 /* the rules that are for a place, among those that ask for directions and containers; interface 0 stands for the rest */
 #if RULES_PLACE
@@ -220,14 +226,16 @@ static __always_inline int rules_verdict(const struct packet *packet, u32 interf
 {
 #if RULES_WORDS
     int first = 0;
-    u64 left = -1, here = 0, word = 0, end = 0, decided, names;
+    u64 left, here = 0, word = 0, end = 0, decided, count, beyond, last, drops;
     struct rules_start *start = rules_start.lookup(&first);
     struct rules_word *rules;
+    struct rules_met *met;
 
     if (!start)
         return RULES_PASS;
     decided = start->none;
-    names = start->names;
+    count = beyond = last = drops = start->zero;
+    left = ~count;
 #if RULES_PLACE
     struct rules_place at = {interface, direction}, elsewhere = {0, direction};
     struct rules_set *place = rules_places.lookup(&at);
@@ -275,30 +283,30 @@ static __always_inline int rules_verdict(const struct packet *packet, u32 interf
     RULES_KEEP(destination)
 #endif
 
+    met = rules_met.lookup(&first);
+    if (!met)
+        return RULES_PASS;
 #if RULES_WORDS == 1
-    rules = rules_word(0);
+    rules = rules_word(word);
     if (!rules)
         return RULES_PASS;
     here = left & rules->all;
     decided = rules_decide(rules, word, &here, decided);
 #endif
-    /* a step counts a rule of this word, or all of it where no names are left, or what decides, or goes to the next */
+    /* a step takes a rule of this word down, or all that are left of it where there is no room, or goes to the next */
     for (int step = 0; step < RULES_STEPS; step++) {
-        u64 rule = RULES_NONE, packets = 1;
-
-        if (here && (RULES_WORDS == 1 || names)) {
-            rule = word * 64 + rules_lowest(here);
+        if (here && count < RULES_NAMES) {
+            rules = rules_word(word);
+            met->numbers[count] = rules ? rules->numbers[rules_lowest(here) & 63] : RULES_OTHER;
             here &= here - 1;
-            names--;
+            count++;
         } else if (here) {
-            packets = rules_bits(here);
+            beyond += rules_bits(here);
             here = 0;
-        } else if (decided != RULES_NONE) {
-            rule = decided;
-        } else {
-#if RULES_WORDS == 1
+        } else if (RULES_WORDS == 1 || decided != RULES_NONE) {
             break;
-#else
+        } else {
+#if RULES_WORDS > 1
             word++;
             if (word >= end) {
                 if (!left)
@@ -336,26 +344,45 @@ static __always_inline int rules_verdict(const struct packet *packet, u32 interf
             here &= destination->words[word];
 #endif
             decided = rules_decide(rules, word, &here, decided);
-            word ^= start->zero; /* to the verifier all steps begin alike */
-            end ^= start->zero;
-            left ^= start->zero;
-            here ^= start->zero;
-            decided ^= start->zero;
-            continue;
 #endif
         }
-        rules = rules_word(rule / 64);
-        key->RULES_LABEL = rules ? rules->numbers[rule % 64] : RULES_OTHER;
-        RULES_ADD(key, packets);
-        if (rule != RULES_NONE && rule == decided)
-            break;
-        here ^= start->zero;
-        names ^= start->zero;
+        here ^= start->zero; /* to the verifier all steps begin alike */
+        count ^= start->zero;
+        beyond ^= start->zero;
         decided ^= start->zero;
-    }
-    rules = rules_word(decided / 64);
-    if (rules && rules->dropping >> decided % 64 & 1)
-        return RULES_DROP;
+#if RULES_WORDS > 1
+        word ^= start->zero;
+        end ^= start->zero;
+        left ^= start->zero;
 #endif
+    }
+    rules = rules_word(decided / 64); /* of RULES_NONE there is none */
+    if (rules) {
+        last = rules->numbers[decided % 64];
+        drops = rules->dropping >> decided % 64 & 1;
+    }
+    for (int step = 0; step < RULES_NAMES + 2; step++) {
+        u64 packets = 1, ahead = count ^ start->zero;
+
+        count ^= start->zero;
+        beyond ^= start->zero;
+        last ^= start->zero;
+        if (step < ahead) {
+            key->RULES_LABEL = met->numbers[step % RULES_NAMES];
+        } else if (beyond) {
+            key->RULES_LABEL = RULES_OTHER;
+            packets = beyond;
+            beyond = 0;
+        } else if (last) {
+            key->RULES_LABEL = last;
+            last = 0;
+        } else {
+            break;
+        }
+        RULES_ADD(key, packets);
+    }
+    return drops ? RULES_DROP : RULES_PASS;
+#else
     return RULES_PASS;
+#endif
 }

@@ -18,7 +18,7 @@ from exporter.rules.rule import COUNT, DROP, EGRESS, INGRESS, MAX_RULES, Network
 PLACES = "rules_places"  # the map of the rules of each place: filled by who knows the places
 
 _STEPS = (1, 4, 16, 64, -(-MAX_RULES // 64))  # words of 64 rules: a rule more is seldom another program
-_NAMES, _NONE = 64, 0xFFFFFFFF  # RULES_NAMES, RULES_NONE
+_NONE = 0xFFFFFFFF  # RULES_NONE
 _VALUES = 65_536  # ports, lengths, and buckets of addresses
 
 _ASKS: dict[str, Callable[[Rule], object]] = {
@@ -69,7 +69,7 @@ def maps(rules: Sequence[Rule]) -> dict[str, bytes]:
             for addresses in (v4, v6):
                 cells.extend(addresses.add(networks, sets))
     found = {
-        "rules_start": struct.pack("=8I", *absent, _NAMES, _NONE, 0),
+        "rules_start": struct.pack("=2Q6I", _NONE, 0, *absent, 0),
         "rules_words": b"".join(_word(rules[at : at + 64]) for at in range(0, 64 * sets.words, 64)),
         "rules_sets": b"".join(map(sets.packed, sets.all())),
         "rules_cells": cells.tobytes() or bytes(8),
