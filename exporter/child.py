@@ -9,7 +9,7 @@ import ctypes
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -52,19 +52,27 @@ def close_all_but(kept: set[int]) -> None:
 class Child(Generic[T]):
     """A running function. Readable (``fileno``) when it has its result or has ended."""
 
-    def __init__(self, function: Callable[..., tuple[T, list[int]]], *arguments: Any) -> None:
-        """Starts ``function(*arguments)``, which returns an object and descriptors to hand over with it."""
+    def __init__(self, function: Callable[..., tuple[T, list[int]]], *arguments: Any, keep: Iterable[int] = ()) -> None:
+        """Starts ``function(*arguments)``, which returns an object and descriptors to hand over with it.
+
+        keep are descriptors that it has as well, under the same numbers.
+        """
         self._words = os.fdopen(os.memfd_create("words"), "w+b")
         ours, theirs = Channel.pair()
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(parent, theirs, function, arguments)
+            self._run(parent, theirs, {*keep, theirs.fileno()}, function, arguments)
         theirs.close()
         self._channel = ours
 
     def _run(
-        self, parent: int, channel: Channel, function: Callable[..., tuple[T, list[int]]], arguments: tuple[Any, ...]
+        self,
+        parent: int,
+        channel: Channel,
+        kept: set[int],
+        function: Callable[..., tuple[T, list[int]]],
+        arguments: tuple[Any, ...],
     ) -> NoReturn:
         code = 1
         try:
@@ -78,7 +86,7 @@ class Child(Generic[T]):
             ):  # a Ctrl-C reaches all processes; what ends is the parent's word
                 signal.signal(number, signal.SIG_IGN)
             os.dup2(self._words.fileno(), 2)
-            close_all_but({channel.fileno()})
+            close_all_but(kept)
             try:
                 result, fds = function(*arguments)
                 channel.send(("result", result), fds)

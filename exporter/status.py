@@ -3,7 +3,8 @@
 
 from dataclasses import dataclass
 
-from exporter.probe import Probe
+from exporter.hooks.files import Identity
+from exporter.probe import Mechanism, Probe
 
 MAX_DETAILS = 64 * 1024  # characters of a compiler's or the verifier's words that are kept and shown: the last ones
 
@@ -18,11 +19,29 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class File:
+    """A file that programs are attached to: how hooks name it, which it was then (None: there was none), and how many
+    descriptors hold them there."""
+
+    name: str
+    identity: Identity | None
+    descriptors: int
+
+
+@dataclass(frozen=True)
+class Again:
+    """What was attached again, to files that had changed. With it travel the descriptors, file by file."""
+
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What was loaded of a probe. With it travel the descriptors: maps, programs, links, private maps, all other
     attachments.
 
-    Of the latter, on_each_cpu are the perf events that are one processor's, and the last.
+    Of the latter, those to files come after those to the kernel, file by file; on_each_cpu are the perf events that are
+    one processor's, and the last. chosen is the mechanism that holds; source tells the probe's whole C from another.
 
     probe is what was wanted, with all its kinds of label known and without its rules, which the kernel has. maps and
     programs are names; among the maps there is a table of the kernel's symbols, where labels need it. attachments are
@@ -37,12 +56,15 @@ class Loaded:
     maps: tuple[str, ...]
     programs: tuple[str, ...]
     links: tuple[str, ...]
+    files: tuple[File, ...]
     on_each_cpu: int
     attachments: tuple[tuple[str, str], ...]
     on_interfaces: tuple[tuple[str, str], ...]
     misses_unknown: tuple[str, ...]
     compiler: str
-    private: tuple[str, ...] = ()
+    private: tuple[str, ...]
+    chosen: Mechanism
+    source: str
 
 
 @dataclass(frozen=True)

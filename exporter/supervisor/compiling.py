@@ -20,13 +20,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Job:
-    """Work for a child: what it runs, and who is told of the result and its descriptors, or of the error."""
+    """Work for a child: what it runs, and who is told of the result and its descriptors, or of the error.
+
+    keep are descriptors that it has as well, under the same numbers.
+    """
 
     name: str
     function: Callable[..., tuple[Any, list[int]]]
     arguments: tuple[Any, ...]
     done: Callable[[Any, list[int]], None]
     failed: Callable[[ExporterError], None]
+    keep: tuple[int, ...] = ()
     child: Child[Any] | None = None
     deadline: float = math.inf
     late: bool = False
@@ -49,6 +53,10 @@ class Compilers:
         """Does a job as soon as there is room."""
         self._waiting.append(job)
         self._start()
+
+    def has(self, job: Job) -> bool:
+        """Whether a job waits or runs."""
+        return job in self._waiting or job in self._running
 
     def cancel(self, job: Job) -> None:
         """Forgets a job: nobody is told of it any more."""
@@ -76,7 +84,7 @@ class Compilers:
     def _start(self) -> None:
         while self._waiting and len(self._running) < len(os.sched_getaffinity(0)):
             job = self._waiting.pop(0)
-            job.child = Child(job.function, *job.arguments)
+            job.child = Child(job.function, *job.arguments, keep=job.keep)
             job.deadline, job.late = time.monotonic() + COMPILE_SECONDS, False
             self._running.append(job)
             self._selector.register(job.child, selectors.EVENT_READ, lambda job=job: self._readable(job))

@@ -4,14 +4,12 @@
 import dataclasses
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from exporter import libbpf
 from exporter.errors import ExporterError, ProbeError
-from exporter.holder import Hold
+from exporter.hooks import files
+from exporter.hooks.files import Identity
 from exporter.loader import load
 from exporter.loader.load import NothingHolds
 from exporter.network.attachments import OnInterfaces
@@ -19,39 +17,16 @@ from exporter.places import Place
 from exporter.probe import Probe
 from exporter.rules import tables
 from exporter.rules.placing import Placing
-from exporter.status import MAX_DETAILS, Loaded, ProbeStatus
+from exporter.status import MAX_DETAILS, Again, Loaded, ProbeStatus
 from exporter.supervisor import overhead
 from exporter.supervisor.compiling import Compilers, Job
+from exporter.supervisor.held import Held
 from exporter.supervisor.overhead import Overhead
 
 FIRST_PAUSE, LAST_PAUSE = 10.0, 600.0  # seconds before what failed is tried again; doubled each time
+FILES_EVERY = 2.0  # seconds between two looks at the files that programs are attached to
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Held:
-    """What a running probe has: what the worker is to be told and given, and what attaches it, also to interfaces."""
-
-    loaded: Loaded
-    shared: list[int]  # maps, programs and links that tell what they missed
-    private: dict[str, int]  # maps that are not for the worker, by name
-    attachments: list[Hold]
-    on_interfaces: OnInterfaces | None = None
-
-    def run_nanoseconds(self) -> int:
-        """Returns how long its programs have run in all; 0 where the kernel does not tell."""
-        programs = self.shared[len(self.loaded.maps) :][: len(self.loaded.programs)]
-        return sum(libbpf.program_statistics(fd).run_ns for fd in programs)
-
-    def release(self) -> None:
-        """Lets go of all: nothing of the probe stays attached."""
-        for hold in self.attachments:
-            hold.release()
-        if self.on_interfaces:
-            self.on_interfaces.release()
-        for fd in [*self.shared, *self.private.values()]:
-            os.close(fd)
 
 
 class Life:
@@ -76,8 +51,10 @@ class Life:
         self._disabled_for = overhead.FIRST_PAUSE
         self._overhead = Overhead(probe.max_cpu_percent)
         self._look_at = math.inf  # at what it costs
-        self._job = Job(probe.name, load.start, (probe,), self._loaded, self._failed)
-        compilers.add(self._job)
+        self._files: dict[str, Identity | None] = {}  # that hooks name, as they were at the last try
+        self._stale: set[str] = set()  # of those, the ones that are to be attached to again
+        self._look_at_files_at = math.inf
+        self._try()
 
     @property
     def up(self) -> bool:
@@ -86,15 +63,16 @@ class Life:
     @property
     def deadline(self) -> float:
         """When ``tick`` is due, by the monotonic clock."""
-        return min(self._again_at, self._look_at)
+        return min(self._again_at, self._look_at, self._look_at_files_at)
 
     def tick(self) -> None:
-        """Tries again, or looks at what it costs, if that is due."""
+        """Tries again, or looks at what it costs and what it is attached to, if that is due."""
         if time.monotonic() >= self._look_at:
             self._look_at_cost()
+        if time.monotonic() >= self._look_at_files_at:
+            self._look_at_files()
         if time.monotonic() >= self._again_at:
-            self._again_at = math.inf
-            self._compilers.add(self._job)
+            self._try()
 
     def hurry(self) -> None:
         """Tries at once what would be tried again later: its pauses begin anew."""
@@ -105,7 +83,7 @@ class Life:
     def retire(self) -> None:
         """Ends it: nothing of it runs or stays attached, and nobody is told of it any more."""
         self._compilers.cancel(self._job)
-        self._again_at = math.inf
+        self._again_at = self._look_at_files_at = math.inf
         self._release()
 
     def _release(self) -> None:
@@ -151,17 +129,29 @@ class Life:
         )
         return on_interfaces.finished
 
+    def _try(self) -> None:
+        """Has it loaded and attached; or, of what is up, attached to those of its files that have changed."""
+        self._again_at = math.inf
+        if self.held is None:
+            hooks = [hook for one in self.probe.mechanisms for program in one.programs for hook in program.hooks]
+            self._follow({name: files.identity(name) for name in dict.fromkeys(map(files.named, hooks)) if name})
+            self._job = Job(self.probe.name, load.start, (self.probe,), self._loaded, self._failed)
+        else:
+            programs = self.held.programs
+            arguments = (self.probe, self.held.loaded, programs, frozenset(self._stale))
+            keep = tuple(programs.values())
+            self._job = Job(self.probe.name, load.again, arguments, self._loaded_again, self._failed_again, keep)
+        self._compilers.add(self._job)
+
     def _loaded(self, loaded: Loaded, fds: list[int]) -> None:
-        shared = len(loaded.maps) + len(loaded.programs) + len(loaded.links)
-        private = shared + len(loaded.private)
-        last = len(fds) - loaded.on_each_cpu
-        # of those on each processor the kernel lets go at once
-        attachments = [Hold(fds[private:last]), Hold(fds[last:], share=loaded.on_each_cpu)]
-        self.held = Held(loaded, fds[:shared], dict(zip(loaded.private, fds[shared:private], strict=True)), attachments)
+        before, self.held = self.held, Held.of(loaded, fds)
+        self._follow({file.name: file.identity for file in loaded.files})
+        self._stale.clear()
         if loaded.on_interfaces:
             places = self.held.private.get(tables.PLACES)
             placing = None if places is None else Placing(places, self.probe.rules)
-            self.held.on_interfaces = OnInterfaces(loaded, fds[len(loaded.maps) :][: len(loaded.programs)], placing)
+            programs = list(self.held.programs.values())
+            self.held.on_interfaces = OnInterfaces(loaded, programs, placing)
         self._overhead = Overhead(self.probe.max_cpu_percent)
         self._look_at_cost()
         self._set(
@@ -177,6 +167,72 @@ class Life:
             told = {"probe": self.probe.name, "mechanism": loaded.mechanism, "instead_of": attempt.mechanism}
             log.info("probe takes another way", extra={**told, "reason": attempt.reason})
         self._attached(self)
+        if before:
+            before.release()
+
+    # -- the files that it is attached to
+
+    def _follow(self, found: dict[str, Identity | None]) -> None:
+        """Takes note of files as they are."""
+        self._files = found
+        self._look_at_files_at = time.monotonic() + FILES_EVERY if found else math.inf
+
+    def _look_at_files(self) -> None:
+        """Files come, go, and are replaced: what runs is attached to the new ones, what has failed is tried."""
+        if self._compilers.has(self._job):  # what comes of that is of files as they were
+            self._look_at_files_at = time.monotonic() + FILES_EVERY
+            return
+        before = self._files
+        self._follow({name: files.identity(name) for name in before})
+        changed = {name for name in before if self._files[name] != before[name]}
+        if not changed:
+            return
+        if self.held is None:
+            self.hurry()
+            return
+        self._stale = {name for name in self._stale | changed if self._files[name]}
+        for name in changed & self._stale:
+            was, now = before[name], self._files[name]
+            if was and now and was[:2] == now[:2]:  # written anew: what is where in it is not as it was
+                self.held.detach(name)
+        if self._stale:
+            self._pause = FIRST_PAUSE
+            self._try()
+        else:
+            self._stand("")
+
+    def _stand(self, reason: str) -> None:
+        """Of what is up, says what is lacking: files that are gone, or why others can't be attached to."""
+        gone = ", ".join(name for name, identity in self._files.items() if not identity)
+        words = [f"there is no {gone} any more" if gone else "", reason]
+        self._set(state="degraded" if any(words) else "running", reason="; ".join(filter(None, words)))
+        level = logging.WARNING if self.status.reason else logging.INFO
+        told = {"probe": self.probe.name, "reason": self.status.reason}
+        log.log(level, "probe %s", self.status.state, extra=told)
+        self._changed(self)
+
+    def _loaded_again(self, result: Again | Loaded, fds: list[int]) -> None:
+        assert self.held is not None
+        if isinstance(result, Loaded):
+            self._loaded(result, fds)
+            return
+        self.held.attach(result.files, fds)
+        self._follow({**self._files, **{file.name: file.identity for file in result.files}})
+        self._stale.clear()
+        for file in result.files:
+            inode = file.identity.inode if file.identity else None
+            told = {"probe": self.probe.name, "file": file.name, "inode": inode}
+            log.info("attached to a file that is another", extra=told)
+        self._pause = FIRST_PAUSE
+        self._stand("")
+
+    def _failed_again(self, error: ExporterError) -> None:
+        self._again_at = time.monotonic() + self._pause
+        self._pause = min(LAST_PAUSE, 2 * self._pause)
+        names = ", ".join(sorted(self._stale))
+        self._stand(f"{names} changed, and can't be attached to again: {error}")
+
+    # -- what it costs
 
     def _look_at_cost(self) -> None:
         """Detaches a probe that takes more of a core than it may, and tries it again later."""

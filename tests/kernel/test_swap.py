@@ -12,7 +12,7 @@ import pytest
 from exporter import libbpf
 from exporter.network import links
 from exporter.network.attachments import OnInterfaces
-from exporter.probe import Probe
+from exporter.probe import Mechanism, Probe
 from exporter.status import Loaded
 from tests.kernel.tc import needs_tcx
 from tests.kernel.wires import frame, link
@@ -58,7 +58,7 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
     (one, first), (other, second) = counting_drop(kind), counting_drop(kind)
     probe = Probe("p", "", Path(), None, (), (), interfaces=("ebpf-s0",), mode=mode if family == "xdp" else "auto")
     hook = "xdp" if family == "xdp" else "tc:egress"
-    loaded = Loaded(probe, family, (), (), ("drop",), (), 0, (), (("drop", hook),), (), "")
+    loaded = Loaded(probe, family, (), (), ("drop",), (), (), 0, (), (("drop", hook),), (), "", (), Mechanism(()), "")
     with link("ebpf-s0") as pair, pair.ports() as (here, there):
         # of a program that is entered by way of another, the descriptor becomes that other's: these are copies
         held = [OnInterfaces(loaded, [os.dup(one)])]
