@@ -64,12 +64,12 @@ class Bench:
     @cached_property
     def peers(self) -> str:
         """peers.c, compiled."""
-        return self._compiled(HERE / "peers.c", "-lbpf")
+        return self.compiled(HERE / "peers.c", "-lbpf")
 
     @cached_property
     def workload(self) -> str:
         """The tests' workload.c, compiled."""
-        return self._compiled(ROOT / "tests" / "kernel" / "workload.c")
+        return self.compiled(ROOT / "tests" / "kernel" / "workload.c")
 
     @cached_property
     def headers(self) -> str:
@@ -85,7 +85,8 @@ class Bench:
             file.touch()
         return str(tree)
 
-    def _compiled(self, source: Path, *libraries: str) -> str:
+    def compiled(self, source: Path, *libraries: str) -> str:
+        """Returns a program in C, compiled."""
         binary = self.folder / source.stem
         subprocess.run(["gcc", "-O2", "-w", "-o", binary, source, *libraries], check=True)
         return str(binary)
