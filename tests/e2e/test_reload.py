@@ -477,10 +477,10 @@ def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
     if pid == 0:
         os.execv(str(COMMAND), [str(COMMAND), "run", "--config", str(config)])
     said = b""
-    while b"metrics on" not in said:
+    while b"INFO serving" not in said:
         said += os.read(terminal, 4096)
     os.kill(pid, signal.SIGHUP)
-    while b"nothing has changed" not in said:
+    while b"config reloaded" not in said:
         said += os.read(terminal, 4096)
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
