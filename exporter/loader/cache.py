@@ -16,6 +16,8 @@ from pathlib import Path
 from exporter.loader import compile, headers
 from exporter.loader.bytecode import Bytecode
 
+# a file of the user's own, with anything in it at the next start: what was compiled with it is not kept
+_OF_THE_USER = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"', re.MULTILINE)
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -25,6 +27,8 @@ def compiled(name: str, source: str) -> Bytecode:
     That it can't be kept, on a full disk say, is no harm but the next start's second.
     """
     kernel_source = headers.prepare()
+    if _OF_THE_USER.search(source):
+        return compile.compile_source(name, source, kernel_source)
     file = headers.cache() / f"bytecode-{_key(source, kernel_source)}"
     kept = _read(file)
     if kept is not None:

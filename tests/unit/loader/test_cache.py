@@ -49,6 +49,13 @@ def test_the_second_compile_is_none(compiler: Compiler) -> None:
     assert [path.name.partition("-")[0] for path in kept()] == ["bytecode"]
 
 
+def test_what_includes_a_file_of_the_users_is_compiled_each_time(compiler: Compiler) -> None:
+    """Nobody knows what will be in that file at the next start."""
+    for _ in range(2):
+        cache.compiled("p", SOURCE + '#include "/probes/p.h"\n')
+    assert compiler.runs == 2
+
+
 def test_where_the_c_lies_does_not_matter(compiler: Compiler) -> None:
     """The same C in another folder is not compiled again."""
     cache.compiled("p", SOURCE)
