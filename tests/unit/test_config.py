@@ -151,8 +151,8 @@ def test_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
                                            "found 'name_of_16_chars'"),
         ("mode: fast", "mode: expected one of auto, native, generic, found 'fast'"),
         ("lables: [comm]", "lables: unknown key; did you mean 'labels'? "
-                           "allowed: labels, metrics, max_series, options, interfaces, mode, bpftrace, "
-                           "label_names, types"),
+                           "allowed: labels, metrics, max_series, max_cpu_percent, options, interfaces, mode, "
+                           "bpftrace, label_names, types"),
     ],
 )  # fmt: skip
 def test_probe_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:
