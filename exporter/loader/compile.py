@@ -39,7 +39,7 @@ def compile_source(name: str, text: str, kernel_source: str) -> Bytecode:
 
     try:
         atomics = ["-mcpu=v3"] if "__sync_val_compare_and_swap" in text else []
-        module = Module(text=text, cflags=_FLAGS + atomics)
+        module = Module(text=text.encode("utf-8", "surrogateescape"), cflags=_FLAGS + atomics)  # of a str it warns
     except Exception as error:  # BCC raises the bare class
         raise CompileError(f"cannot compile {name}: {error}") from error
     return _extract(lib, module.module, __version__)
