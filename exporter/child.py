@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from exporter.channel import Channel
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, StartError
+from exporter.libraries import missing
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 T = TypeVar("T")
@@ -92,6 +93,8 @@ class Child(Generic[T]):
                 channel.send(("result", result), fds)
             except ExporterError as error:
                 channel.send(("error", error))
+            except ImportError as error:
+                channel.send(("error", StartError(missing(error))))
             except Exception:  # noqa: BLE001 - the boundary: whatever it was, the parent is told
                 channel.send(("died", traceback.format_exc()))
             code = 0

@@ -3,7 +3,7 @@
 
 ExporterError
 ├── ConfigError        a file that a user wrote is wrong; holds every problem found, each with file and line
-├── StartError         the daemon can't start here: not root, a port is taken
+├── StartError         the daemon can't start here: not root, a port is taken, a library is missing
 └── ProbeError         one probe can't run; all others do
     ├── HookError      what a hook gives can't be known here: no BTF, no tracefs, no right to read them
     │   └── UnknownHook    it does not exist here

@@ -25,7 +25,10 @@ _PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE = 3, 4
 
 _LOG_SIZE = 1 << 20  # of the verifier's words the last megabyte is kept
 
-_lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+try:
+    _lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+except OSError as error:  # none, or one before 1.0
+    raise ImportError(str(error), name="libbpf.so.1") from error
 _lib.bpf_map_lookup_and_delete_batch.argtypes = [
     ctypes.c_int,
     ctypes.c_void_p,

@@ -3,9 +3,11 @@
 
 import ctypes
 import os
+import re
 from typing import Any
 
 from exporter.errors import CompileError
+from exporter.libraries import PACKAGES
 from exporter.loader.bytecode import Bytecode, Map, relocate
 
 _FLAGS = [
@@ -15,6 +17,8 @@ _FLAGS = [
     "-Wno-unknown-attributes",
     "-Wno-incompatible-pointer-types-discards-qualifiers",
 ]
+
+OLDEST = (0, 26)  # what this was made for and is tested with: Debian 12's
 
 
 def compile_source(name: str, text: str, kernel_source: str) -> Bytecode:
@@ -30,8 +34,12 @@ def compile_source(name: str, text: str, kernel_source: str) -> Bytecode:
     try:
         from bcc import BPF, __version__
         from bcc.libbcc import lib
-    except ImportError as error:
-        raise CompileError(f"cannot import bcc: {error}; install the package python3-bpfcc") from error
+    except (ImportError, OSError) as error:  # the latter for its library in C
+        package = PACKAGES["bcc"]
+        raise CompileError(f"cannot import bcc: {error}; install the package {package}") from error
+    if too_old(__version__):
+        oldest = ".".join(map(str, OLDEST))
+        raise CompileError(f"BCC {__version__} is too old: install {PACKAGES['bcc']} {oldest} or later")
 
     class Module(BPF):  # type: ignore[misc]  # untyped
         def _trace_autoload(self) -> None:
@@ -43,6 +51,12 @@ def compile_source(name: str, text: str, kernel_source: str) -> Bytecode:
     except Exception as error:  # BCC raises the bare class
         raise CompileError(f"cannot compile {name}: {error}") from error
     return _extract(lib, module.module, __version__)
+
+
+def too_old(version: str) -> bool:
+    """Whether a version of BCC, ``0.31.0``, is one that this was not made for. One that has no numbers is not."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and tuple(map(int, numbers.groups())) < OLDEST
 
 
 def _extract(lib: Any, module: Any, version: str) -> Bytecode:
