@@ -16,6 +16,11 @@ _FLAGS = [
     "-Wno-address-of-packed-member",
     "-Wno-unknown-attributes",
     "-Wno-incompatible-pointer-types-discards-qualifiers",
+    # Since 6.19 the kernel has structs in structs as Microsoft's compiler knows them, `struct { struct tagged; }`: in
+    # its headers and in what bpftool makes of its BTF. Without the first such a member is dropped, and what comes
+    # after it has another offset. BCC says so itself from 0.37 on (c3f35ecc).
+    "-fms-extensions",
+    "-Wno-microsoft-anon-tag",
 ]
 
 OLDEST = (0, 26)  # what this was made for and is tested with: Debian 12's
