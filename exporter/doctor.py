@@ -128,7 +128,7 @@ def examine(wanted: Plan, seconds: float) -> list[Finding]:
     try:
         barrier = Barrier(*Barrier.create())
     except OSError as error:
-        raise StartError(f"this kernel refuses BPF maps: {error.strerror}") from error
+        raise StartError(libbpf.refusal(error)) from error
     try:
         libbpf.enable_statistics()  # its descriptor stays open
         statistics = True

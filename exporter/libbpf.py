@@ -8,6 +8,7 @@ Structures and constants: include/uapi/linux/bpf.h and libbpf's bpf.h, which onl
 import ctypes
 import errno
 import os
+import resource
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,19 @@ def checked(result: int, doing: str) -> int:
     if result < 0:
         raise OSError(-result, os.strerror(-result), doing)
     return result
+
+
+def refusal(error: OSError) -> str:
+    """Returns why the kernel lets this process have no map at all, and what to do."""
+    if error.errno == errno.ENOSYS:
+        return "this kernel has no bpf(2): boot one with CONFIG_BPF_SYSCALL"
+    if error.errno != errno.EPERM:
+        return f"this kernel refuses BPF maps: {error.strerror}"
+    filtered = "bpf(2) is forbidden here: allow it in the unit's SystemCallFilter= or the container's seccomp profile"
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    # maps counted against it until 5.11 (d5299b67dd59, bpf: Memcg-based memory accounting for bpf maps)
+    memory = "" if limit == resource.RLIM_INFINITY else "; before Linux 5.11, set LimitMEMLOCK=infinity"
+    return filtered + memory
 
 
 class _MapCreateOpts(ctypes.Structure):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from exporter import lockdown
 from exporter.errors import HookError, UnknownHook
 from exporter.hooks.names import did_you_mean, nearest
 from exporter.hooks.types import Field, Type
@@ -51,7 +52,14 @@ def events() -> Path:
             return root / "events"
     if refused:
         raise HookError(f"cannot read {ROOTS[0]}: only root can")
-    raise HookError(f"tracefs is not mounted: mount -t tracefs tracefs {ROOTS[0]}")
+    raise HookError(absent())
+
+
+def absent() -> str:
+    """Returns why there are no tracepoints to see, and what to do."""
+    if locked := lockdown.hint():  # tracefs can be mounted, and is empty
+        return f"this kernel shows no tracepoints{locked}"
+    return f"tracefs is not mounted: mount -t tracefs tracefs {ROOTS[0]}"
 
 
 def tracepoints() -> Iterator[str]:

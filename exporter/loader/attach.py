@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter import libbpf, perf
+from exporter import libbpf, lockdown, perf
 from exporter.errors import AttachError, HookError, LoadError, UnknownHook
 from exporter.hooks import events, files, tracefs
 from exporter.hooks.btf import Btf
@@ -25,8 +25,6 @@ from exporter.probe import Hook
 
 if TYPE_CHECKING:
     from exporter.hooks import elf
-
-TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 # families of hooks that are perf events; of these the kprobes, which miss events by themselves too
 PERF_EVENTS = ("kprobe", "kretprobe", "uprobe", "uretprobe", "usdt", "tracepoint")
@@ -107,6 +105,8 @@ def load_for(hook: Hook, name: str, instructions: bytes) -> int:
         return libbpf.prog_load(kind, name, instructions, attach_type, btf_id)
     except libbpf.Refused as error:
         why = _last_line(error) if error.log else _explain(hook, error.errno or 0)
+        if "bpf_probe_read" in why:  # of the kernel's memory: there is no such helper then
+            why += lockdown.hint()
         raise LoadError(f"{hook}: the kernel refuses the program {name}: {why}", error.log) from error
 
 
@@ -186,12 +186,12 @@ def _explain(hook: Hook, number: int) -> str:
         return "this kernel does not count that"
     if hook.family == "profile" and number == errno.EINVAL:
         return f"at most {_SAMPLE_RATE.read_text().strip()} Hz are allowed (kernel.perf_event_max_sample_rate)"
-    return os.strerror(number)
+    return os.strerror(number) + (lockdown.hint() if number in (errno.EPERM, errno.EACCES) else "")
 
 
 def _tracepoint_id(hook: Hook) -> int:
     category, _, event = hook.target.partition(":")
-    for root in TRACEFS:
+    for root in tracefs.ROOTS:
         if (root / "events").is_dir():
             try:
                 return int((root / "events" / category / event / "id").read_text())
@@ -199,7 +199,7 @@ def _tracepoint_id(hook: Hook) -> int:
                 raise NoSuchHook(f"this kernel has no {hook}", errno=errno.ENOENT) from error
             except OSError as error:
                 raise AttachError(f"cannot read {root}: {error.strerror}", errno=error.errno or 0) from error
-    raise AttachError(f"tracefs is not mounted: mount -t tracefs tracefs {TRACEFS[0]}")
+    raise AttachError(tracefs.absent())
 
 
 def _pmu(name: str) -> tuple[int, int]:

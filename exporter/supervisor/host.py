@@ -6,19 +6,21 @@ import os
 import resource
 import subprocess
 
-from exporter.loader.attach import TRACEFS
+from exporter.hooks import tracefs
 
 log = logging.getLogger(__name__)
 
 
 def mount_tracefs() -> None:
     """Makes tracepoints readable where nobody mounted what describes them; says so, and where it can't be."""
-    if any((root / "events").is_dir() for root in TRACEFS):
+    first = tracefs.ROOTS[0]
+    # on a kernel that is locked down it is mounted and empty
+    if any((root / "events").is_dir() for root in tracefs.ROOTS) or first.is_mount():
         return
-    command = ["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])]
+    command = ["mount", "-t", "tracefs", "tracefs", str(first)]
     try:
         subprocess.run(command, capture_output=True, check=True)
-        log.info("mounted tracefs", extra={"folder": TRACEFS[0]})
+        log.info("mounted tracefs", extra={"folder": first})
     except (OSError, subprocess.CalledProcessError) as error:
         words = getattr(error, "stderr", b"").decode(errors="replace").strip()
         log.warning("tracefs is not mounted and cannot be", extra={"reason": words or error})

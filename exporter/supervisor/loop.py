@@ -52,7 +52,7 @@ class Supervisor:
         try:
             barrier = Barrier.create()
         except OSError as error:
-            raise StartError(f"this kernel refuses BPF maps: {error.strerror}") from error
+            raise StartError(libbpf.refusal(error)) from error
         keep_bpf = privileges.maps_need_bpf(barrier[1])
         try:
             self._statistics = libbpf.enable_statistics()
