@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host may refuse: system calls. A line says what to do, and whatever can run runs."""
+"""What a host may refuse: system calls, and tracefs. A line says what to do, and whatever can run runs."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.daemon import COMMAND, Daemon, free_port
+from tests.kernel.daemon import COMMAND, Daemon, by, count, free_port
 
 BPF, PERF_EVENT_OPEN = {"x86_64": (321, 298)}.get(platform.machine(), (280, 241))
 
@@ -27,6 +27,8 @@ if libc.prctl(22, 2, program):  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
     sys.exit(os.strerror(ctypes.get_errno()))
 os.execvp(sys.argv[3], sys.argv[3:])
 """
+
+WITHOUT_TRACEFS = 'mount -t tmpfs tmpfs /sys/kernel/debug; mount -t tmpfs -o ro tmpfs /sys/kernel/tracing; exec "$@"'
 
 
 def forbidding(number: int, error: int) -> list[str]:
@@ -61,9 +63,25 @@ def test_without_bpf_a_line_says_what_to_do(error: int, words: str, command: str
 
 
 def test_without_perf_events_probes_fail_with_the_reason() -> None:
-    """Each probe whose hooks are perf events says what was refused."""
-    with Daemon({"file_opens": {}}, prefix=forbidding(PERF_EVENT_OPEN, errno.EPERM)) as daemon:
-        opens = daemon.status("file_opens")
+    """Each probe whose hooks are perf events says what was refused; what is no perf event runs."""
+    prefix = forbidding(PERF_EVENT_OPEN, errno.EPERM)
+    with Daemon({"file_opens": {}, "process_execs": {}}, prefix=prefix) as daemon:
+        opens, execs = daemon.status("file_opens"), daemon.status("process_execs")
         assert "Traceback" not in daemon.log()
     hook = "tracepoint:syscalls:sys_exit_openat"
     assert (opens["state"], opens["reason"]) == ("failed", f"cannot attach to {hook}: Operation not permitted")
+    assert (execs["state"], execs["mechanism"]) == ("running", "rawtracepoint")
+
+
+def test_execs_are_counted_where_tracefs_shows_nothing() -> None:
+    """As on a kernel that is locked down: by the raw tracepoint, which needs no tracefs, and it says why not better."""
+    with Daemon({"process_execs": {}}, prefix=["unshare", "--mount", "sh", "-c", WITHOUT_TRACEFS, "sh"]) as daemon:
+        status = daemon.status("process_execs")
+        before = count(daemon.samples(), "ebpf_process_execs_total", comm="true")
+        for _ in range(13):
+            subprocess.run(["/bin/true"], check=True)
+        after = by(daemon.samples(), "comm", "ebpf_process_execs_total", user="root")
+    assert (status["state"], status["mechanism"]) == ("running", "rawtracepoint")
+    assert [attempt["mechanism"] for attempt in status["tried"]] == ["tracepoint"]
+    assert status["tried"][0]["reason"] == "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing"
+    assert after["true"] == before + 13
