@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from exporter.errors import AttachError, HookError, LoadError, UnknownHook
 from exporter.hooks import events, files, tracefs
 from exporter.hooks.btf import Btf
 from exporter.hooks.names import did_you_mean, nearest
-from exporter.loader import usdt
+from exporter.loader import headers, usdt
 from exporter.probe import Hook
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _PMUS = Path("/sys/bus/event_source/devices")
 _SAMPLE_RATE = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 
 _IOC_SET_BPF = 0x40042408
+
+_UNKNOWN_HELPER = re.compile(r"invalid func unknown#(\d+)")
 
 # family -> type of program, and attach type where the program is loaded for one function
 PROGRAM_TYPES = {
@@ -113,7 +116,11 @@ def load_for(hook: Hook, name: str, instructions: bytes) -> int:
 def _last_line(error: libbpf.Refused) -> str:
     """What the verifier complains of stands ahead of its statistics; without a log, the errno must do."""
     lines = [line for line in error.log.splitlines() if line and not line.startswith(("processed ", "verification"))]
-    return f"{lines[-1]} ({error.strerror})" if lines else str(error.strerror)
+    if not lines:
+        return str(error.strerror)
+    if unknown := _UNKNOWN_HELPER.fullmatch(lines[-1]):
+        return f"this kernel has no helper {headers.helper(int(unknown[1]))}"
+    return f"{lines[-1]} ({error.strerror})"
 
 
 def attach(hook: Hook, program: int) -> list[int]:

@@ -55,6 +55,12 @@ _HELPERS = """
 """.split()
 
 
+def helper(number: int) -> str:
+    """Returns the name of one of these helpers, ``bpf_snprintf``; of another its number."""
+    at = number - _FIRST_HELPER
+    return f"bpf_{_HELPERS[at]}" if 0 <= at < len(_HELPERS) else f"{number}"
+
+
 def cache() -> Path:
     """Returns the cache folder, made if need be: root's alone, and no link of somebody else's (CVE-2024-2314).
 

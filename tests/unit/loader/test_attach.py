@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exporter import libbpf, perf
-from exporter.errors import AttachError
+from exporter.errors import AttachError, LoadError
 from exporter.loader import attach
 from exporter.probe import Hook
 
@@ -123,3 +123,24 @@ def test_processors_that_are_online(monkeypatch: pytest.MonkeyPatch, text: str, 
     """As the kernel writes lists of them."""
     monkeypatch.setattr(Path, "read_text", lambda _: text)
     assert attach._online_cpus() == cpus
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("invalid func unknown#158", "this kernel has no helper bpf_get_current_task_btf"),
+        ("invalid func unknown#9999", "this kernel has no helper 9999"),
+        ("R1 invalid mem access 'inv'", "R1 invalid mem access 'inv' (Invalid argument)"),
+        ("", "Invalid argument"),
+    ],
+)
+def test_why_the_verifier_refuses_a_program(said: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last line ahead of its statistics; a helper that the kernel does not know is told by its name."""
+
+    def refuse(*_: object) -> int:
+        raise libbpf.Refused(errno.EINVAL, f"0: (85) call\n{said}\nprocessed 1 insns (limit 1000000)\n" if said else "")
+
+    monkeypatch.setattr(libbpf, "prog_load", refuse)
+    with pytest.raises(LoadError) as told:
+        attach.load_for(Hook("kprobe", "vfs_read"), "on_read", b"")
+    assert told.value.reason == f"kprobe:vfs_read: the kernel refuses the program on_read: {why}"

@@ -48,6 +48,14 @@ def test_helpers_that_an_old_kernel_lacks() -> None:
     assert sorted(found.values()) == list(range(136, 212))
 
 
+def test_helpers_by_their_numbers() -> None:
+    """What the verifier calls unknown#158 has a name; what is older or newer than those known keeps its number."""
+    assert {number: headers.helper(number) for number in NUMBERS.values()} == {
+        number: f"bpf_{name}" for name, number in NUMBERS.items()
+    }
+    assert [headers.helper(number) for number in (0, 135, 212)] == ["0", "135", "212"]
+
+
 def test_helpers_that_the_kernel_has() -> None:
     """What BTF has is not defined a second time; a longer name is not taken for a shorter."""
     names = [name for name in NUMBERS if name != "snprintf"] + ["snprintf_btf"]
