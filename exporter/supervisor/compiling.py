@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from exporter import systemd
 from exporter.child import Child, Crashed
 from exporter.errors import ExporterError
 
-COMPILE_SECONDS = 120.0  # a compile takes one second; on an emulated machine, a quarter of a minute
+# A compile takes one second; on a small machine that has much else to do, minutes.
+COMPILE_SECONDS = 300.0
+_START_USEC = int((COMPILE_SECONDS + 60) * 1e6)  # for a job that begins: systemd is not to end a start that goes on
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +90,7 @@ class Compilers:
             job.child = Child(job.function, *job.arguments, keep=job.keep)
             job.deadline, job.late = time.monotonic() + COMPILE_SECONDS, False
             self._running.append(job)
+            systemd.notify(f"EXTEND_TIMEOUT_USEC={_START_USEC}")
             self._selector.register(job.child, selectors.EVENT_READ, lambda job=job: self._readable(job))
 
     def _readable(self, job: Job) -> None:
