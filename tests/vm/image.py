@@ -73,8 +73,7 @@ Environment=HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbi
 LimitMEMLOCK=infinity
 OOMPolicy=continue
 StandardError=journal+console
-# Without its agent the machine is of no use, and the host would wait in vain.
-SuccessAction=poweroff-force
+# Without its agent the machine is of no use, and the host would wait in vain. That it is stopped, at a reboot, is none.
 FailureAction=poweroff-force
 """
 
@@ -98,14 +97,14 @@ class ImageError(Exception):
 class Image:
     """What an image is made of: a name, the distribution's suite ('bookworm') and the packages installed in it.
 
-    A package may be named with a suite of its own: 'linux-image-cloud-amd64/bookworm-backports'. The archive's
-    `more_suites` are known to apt besides those that it has by itself (updates and security fixes).
+    With `kernel_suite` its kernel is that suite's ('bookworm-backports'). `apt` are settings for its build.
     """
 
     name: str
     suite: str
     packages: tuple[str, ...]
-    more_suites: tuple[str, ...] = ()
+    kernel_suite: str = ""
+    apt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,13 +146,27 @@ KERNEL = ("linux-image-cloud-amd64", "linux-headers-cloud-amd64")
 IMAGES = {
     image.name: image
     for image in (
+        # the oldest kernel that is promised to do
+        Image(
+            name="debian-12-bullseye",
+            suite="bookworm",
+            packages=USERLAND + KERNEL,
+            kernel_suite="bullseye",
+        ),
         Image(name="debian-12", suite="bookworm", packages=USERLAND + KERNEL),
-        # The same userland on a newer kernel, of Debian 13's version: it tells what kprobes missed (Linux 6.7).
         Image(
             name="debian-12-backports",
             suite="bookworm",
-            packages=USERLAND + tuple(f"{package}/bookworm-backports" for package in KERNEL),
-            more_suites=("bookworm-backports",),
+            packages=USERLAND + KERNEL,
+            kernel_suite="bookworm-backports",
+        ),
+        Image(name="debian-13", suite="trixie", packages=USERLAND + KERNEL),
+        # the archive's index of unstable is said to be good for a week; an older one is as good here
+        Image(
+            name="debian-sid",
+            suite="sid",
+            packages=USERLAND + KERNEL,
+            apt=('Acquire::Check-Valid-Until "false";',),
         ),
     )
 }
@@ -248,22 +261,28 @@ def _mmdebstrap_command(image: Image, root: Path) -> list[str]:
         "--mode=root",
         "--format=directory",
         "--variant=apt",
-        *(
-            f'--setup-hook=echo {shlex.quote(_source(suite))} >>"$1"/etc/apt/sources.list'
-            for suite in image.more_suites
-        ),
+        *(f"--setup-hook={hook}" for hook in _hooks(image)),
         f"--include={','.join(image.packages)}",
         # The build is thrown away as a whole if the host goes down: nothing needs to reach the disk at once.
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "info", "locale", "man")),
-        *(f"--aptopt={setting}" for setting in _host_apt_settings()),
+        *(f"--aptopt={setting}" for setting in (*_host_apt_settings(), *image.apt)),
         image.suite,
         str(root),
     ]
 
 
-def _source(suite: str) -> str:
-    return f"deb http://deb.debian.org/debian {suite} main"
+def _hooks(image: Image) -> list[str]:
+    """Return commands that tell apt where the kernel is, for the root in "$1"."""
+    if not image.kernel_suite:
+        return []
+    source = f"deb http://deb.debian.org/debian {image.kernel_suite} main"
+    # Not PACKAGE/SUITE, which has apt take what the package depends on from there as well: an old C library.
+    pin = f"Package: {' '.join(KERNEL)}\nPin: release n={image.kernel_suite}\nPin-Priority: 990"
+    return [
+        f'echo {shlex.quote(source)} >>"$1"/etc/apt/sources.list',
+        f'echo {shlex.quote(pin)} >"$1"/etc/apt/preferences.d/kernel',
+    ]
 
 
 def _host_apt_settings() -> list[str]:
