@@ -37,6 +37,7 @@ def main() -> None:
         for line in lines:
             request = json.loads(line)
             _serve(port, request["command"], request["timeout"])
+    raise SystemExit("the host has closed its end")
 
 
 def _serve(port: int, command: str, timeout: float) -> None:

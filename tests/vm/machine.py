@@ -16,6 +16,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import os
 import shlex
 import socket
 import struct
@@ -25,14 +26,15 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import BinaryIO, Self
 
 from tests.vm.image import BuiltImage
 
-BOOT_TIMEOUT = 300.0  # seconds; at least ten times what a boot takes on two idle processors
+BOOT_TIMEOUT = 900.0  # seconds; a boot takes 7 on two idle processors, and a test machine may have many
 ANSWER_TIMEOUT = 60.0  # seconds that the agent may take, after a command's own time is over, to say so
 CONSOLE_LINES = 60  # how much of the console an error shows: a panic and its call trace
 
@@ -40,13 +42,15 @@ KERNEL_PARAMETERS = (
     "root=/dev/nvme0n1 rw console=ttyS0 "
     # Only warnings and worse: an emulated serial line is slow.
     "loglevel=5 systemd.show_status=error "
-    # A fault in the kernel ends the machine at once (by a reboot, which QEMU's -no-reboot makes its end).
-    "oops=panic panic=-1 "
+    # A fault in the kernel ends the machine: it halts, and who reads the console sees why.
+    "oops=panic panic=0 "
     # An emulated processor that the host does not run for a while is no lockup.
     "nowatchdog rcupdate.rcu_cpu_stall_suppress=1 "
     # There is nobody to keep from speculating, and each workaround costs when emulated.
     "mitigations=off"
 )
+
+PANIC_IS_OVER = "---[ end Kernel panic"  # the last that a kernel says that does not reboot by itself
 
 # Histories, caches and build products: of no use inside, and large.
 NOT_COPIED = frozenset({".git", "__pycache__", "node_modules"})
@@ -94,8 +98,9 @@ class Result:
 class Machine:
     """A running machine: entering the context boots it, leaving the context ends it.
 
-    What is in `folder`, if given, is copied to `folder_in_guest`, histories and caches left out. With `show_console`
-    the console is copied to standard error. Enter it from the main thread: QEMU ends with the thread that started it.
+    What is in `folder`, if given, is copied to `folder_in_guest`, histories and caches left out; so are `files`, by
+    their names there. `parameters` are for the kernel, besides those that it always has. With `show_console` the
+    console is copied to standard error. Enter it from the main thread: QEMU ends with the thread that started it.
     """
 
     def __init__(
@@ -104,11 +109,16 @@ class Machine:
         folder: Path | None = None,
         folder_in_guest: str = "/root/ebpf-exporter",
         show_console: bool = False,
+        parameters: str = "",
+        files: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         self._image = image
         self._folder = folder
         self._folder_in_guest = folder_in_guest
         self._show_console = show_console
+        self._parameters = f"{KERNEL_PARAMETERS} {parameters}"
+        self.files = files
+        self._cpu_seconds = 0.0
         self._console: collections.deque[str] = collections.deque(maxlen=CONSOLE_LINES)
         self._resources = contextlib.ExitStack()
 
@@ -142,11 +152,7 @@ class Machine:
         `timeout` is in seconds. With `live` the command's output is also copied to standard output as it comes.
         Raises CommandTimeoutError and MachineStoppedError.
         """
-        request = json.dumps({"command": command, "timeout": timeout})
-        try:
-            self._agent.sendall(f"{request}\n".encode())
-        except OSError as error:
-            raise self._stopped() from error
+        self._ask(command, timeout)
         deadline = time.monotonic() + timeout + ANSWER_TIMEOUT
         output = bytearray()
         while True:
@@ -158,17 +164,47 @@ class Machine:
                     sys.stdout.buffer.flush()
                 continue
             text = output.decode(errors="replace")
+            if kind == b"R":
+                raise MachineStoppedError("the machine has rebooted by itself", tuple(self._console))
             if kind == b"X":
                 return Result(returncode=int(payload), output=text)
             raise CommandTimeoutError(f"still running after {timeout:g} s: {command}", tuple(self._console), text)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time that the machine has had when it was last asked for: of a busy host the only measure."""
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            # the name, in brackets, may have blanks; utime and stime are the 14th and 15th column
+            columns = Path(f"/proc/{self._qemu.pid}/stat").read_text().rpartition(")")[2].split()
+            self._cpu_seconds = (int(columns[11]) + int(columns[12])) / os.sysconf("SC_CLK_TCK")
+        return self._cpu_seconds
+
+    def reboot(self) -> None:
+        """Shut the system down and start it again; what was written stays. Raises BootError."""
+        self._ask("systemctl reboot", BOOT_TIMEOUT)
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        try:
+            # The agent that goes down may still tell how the command ended, or not.
+            while self._receive(deadline)[0] != b"R":
+                continue
+            self._settle()
+        except (CommandTimeoutError, MachineStoppedError) as error:
+            raise BootError(f"the machine did not boot again: {error.reason}", error.console) from error
+
+    def _ask(self, command: str, timeout: float) -> None:
+        request = json.dumps({"command": command, "timeout": timeout})
+        try:
+            self._agent.sendall(f"{request}\n".encode())
+        except OSError as error:
+            raise self._stopped() from error
 
     def _start_qemu(self, resources: contextlib.ExitStack) -> None:
         self._agent, agent_of_qemu = socket.socketpair()
         resources.enter_context(self._agent)
         with agent_of_qemu, tempfile.TemporaryFile() as archive:
-            _write_archive(self._folder, archive)
+            _write_archive(self._folder, self.files, archive)
             self._qemu = subprocess.Popen(
-                _qemu_command(self._image, agent_of_qemu.fileno(), archive.fileno()),
+                _qemu_command(self._image, self._parameters, agent_of_qemu.fileno(), archive.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -187,10 +223,15 @@ class Machine:
                 self._console.append(line)
                 if self._show_console:
                     print(f"console: {line}", file=sys.stderr, flush=True)
+                if PANIC_IS_OVER in line:
+                    self._qemu.kill()
 
     def _wait_until_up(self) -> None:
         kind, _ = self._receive(time.monotonic() + BOOT_TIMEOUT)
         assert kind == b"R", kind
+        self._settle()
+
+    def _settle(self) -> None:
         # Ends with a failure if some unit failed. Whether that matters is for the tests to say.
         self.run("systemctl is-system-running --wait", BOOT_TIMEOUT)
 
@@ -235,8 +276,9 @@ class Machine:
         return MachineStoppedError(reason, console)
 
 
-def _qemu_command(image: BuiltImage, agent: int, archive: int) -> list[str]:
-    """Return the command that boots `image`, with the file descriptors of the agent's line and of the archive."""
+def _qemu_command(image: BuiltImage, parameters: str, agent: int, archive: int) -> list[str]:
+    """Return the command that boots `image`, with the kernel's parameters, and the file descriptors of the agent's
+    line and of the archive."""
     return [
         # A parent that is killed cannot end QEMU itself.
         *("setpriv", "--pdeathsig", "KILL"),
@@ -248,9 +290,9 @@ def _qemu_command(image: BuiltImage, agent: int, archive: int) -> list[str]:
         *("-cpu", "max,svm=off,la57=off,cx16=off"),
         *("-smp", "2"),
         *("-m", "2G"),
-        *("-nodefaults", "-display", "none", "-no-reboot"),
+        *("-nodefaults", "-display", "none"),
         *("-kernel", str(image.kernel)),
-        *("-append", KERNEL_PARAMETERS),
+        *("-append", parameters),
         *("-chardev", "stdio,id=console,signal=off"),
         *("-serial", "chardev:console"),
         # snapshot=on: what is written goes to a temporary file, which has lost its name by the time the machine boots.
@@ -269,8 +311,11 @@ def _in_option(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
-def _write_archive(folder: Path | None, archive: BinaryIO) -> None:
-    """Write a tar archive of `folder` (of nothing, for None), owned by root, in blocks that make a whole disk."""
+def _write_archive(folder: Path | None, files: Mapping[str, Path], archive: BinaryIO) -> None:
+    """Write a tar archive of `folder` (of nothing, for None) and of `files` by their names in it.
+
+    All in it is root's; it is in blocks that make a whole disk.
+    """
 
     def wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         path = Path(member.name)
@@ -285,4 +330,6 @@ def _write_archive(folder: Path | None, archive: BinaryIO) -> None:
     with tarfile.open(fileobj=archive, mode="w") as tar:
         if folder is not None:
             tar.add(folder, arcname=".", filter=wanted)
+        for name, path in files.items():
+            tar.add(path, arcname=name, filter=wanted)
     archive.flush()
