@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels, userlands and what they lack: a cell is one of them, in a machine of its own.
+
+In each the program is installed as users install it, started, used, rebooted, tested, examined, stopped and removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.vm.image import IMAGES, built
+from tests.vm.machine import CommandTimeoutError, Machine, MachineError
+
+IN_GUEST = "/root/ebpf-exporter"
+DEB = "ebpf-exporter.deb"
+STEP_SECONDS = 900.0
+TESTS_SECONDS = 3 * 3600.0
+PR_SET_PDEATHSIG = 1
+
+ESSENTIAL = frozenset({"boot", "prepare", "install", "reboot"})  # steps without which there is no sense in the next
+
+# the probes of the config that is shipped
+ALL = ("file_io", "file_opens", "shell_commands", "process_execs", "xdp")
+
+VERSIONS = r"""
+uname -r; . /etc/os-release; echo "$PRETTY_NAME"; python3 --version | cut -d' ' -f2
+python3 -c 'from bcc import __version__; print(__version__)'
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image, and what of it is taken away or asked of its kernel. running are the probes that are to run there.
+
+    tests are pytest's words in which of tests/kernel pass there; none, where no probe can run that they want.
+    """
+
+    image: str
+    headers: bool = False
+    btf: bool = True
+    parameters: str = ""
+    running: tuple[str, ...] = ALL
+    tests: tuple[str, ...] = ("-m", "not anywhere", "tests/kernel")
+
+    @property
+    def name(self) -> str:
+        lacking = ("+headers" if self.headers else "") + ("" if self.btf else "-btf")
+        return self.image + lacking + (f"+{self.parameters}" if self.parameters else "")
+
+
+def _cells() -> Iterator[Cell]:
+    for image in ("debian-12-bullseye", "debian-12", "debian-13", "debian-12-backports", "debian-sid"):
+        yield Cell(image)
+        yield Cell(image, headers=True)
+    # without BTF, kernel functions have no arguments that are known
+    yield Cell("debian-12-bullseye", headers=True, btf=False, tests=("tests/kernel/test_file_io.py",))
+    yield Cell("debian-12-bullseye", btf=False, running=(), tests=())
+    for image in ("debian-12-bullseye", "debian-sid"):
+        yield Cell(image, parameters="lockdown=confidentiality", running=ALL[2:], tests=())
+
+
+CELLS = {cell.name: cell for cell in _cells()}
+
+
+@dataclass
+class Outcome:
+    """What became of a cell: by its steps ok or failed, and the processor time it took until then, in seconds.
+
+    doctor is what that printed there. seconds are of the clock.
+    """
+
+    cell: str
+    kernel: str = ""
+    userland: str = ""
+    python: str = ""
+    bcc: str = ""
+    steps: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    doctor: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        return bool(self.steps) and all(good for good, _ in self.steps.values())
+
+    @property
+    def line(self) -> str:
+        _, cpu = list(self.steps.values())[-1]
+        failed = [name for name, (good, _) in self.steps.items() if not good]
+        verdict = "ok" if self.good else f"FAILED: {' '.join(failed)}"
+        versions = f"{self.kernel:30} {self.bcc:8} {self.python:8}"
+        took = f"{self.seconds / 60:5.1f} min (CPU {cpu / 60:4.1f})"
+        return f"{self.cell:45} {versions} {took}  {verdict}"
+
+
+class _Failed(Exception):
+    """A step of a cell did not do what it should: what it said."""
+
+
+def run(cells: list[Cell], checkout: Path, package: Path | None, logs: Path, jobs: int) -> Iterator[Outcome]:
+    """Yields what became of each cell, as they end; so many run at once. A folder has what was said, a file a cell."""
+    logs.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(cell.image for cell in cells):  # one after the other: they would share the network
+        built(IMAGES[name])
+    with ProcessPoolExecutor(jobs, initializer=_die_with_parent) as pool:
+        for future in as_completed(pool.submit(_run, cell, checkout, package, logs) for cell in cells):
+            yield future.result()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _run(cell: Cell, checkout: Path, package: Path | None, logs: Path) -> Outcome:
+    outcome = Outcome(cell.name)
+    began = time.monotonic()
+    with (logs / f"{cell.name}.log").open("w", buffering=1) as log, contextlib.ExitStack() as resources:
+        files = {DEB: package} if package else {}
+        machine = Machine(built(IMAGES[cell.image]), checkout, IN_GUEST, parameters=cell.parameters, files=files)
+        for name, does in _steps(cell, machine, resources, outcome):
+            log.write(f"== {name}\n")
+            words, good = "", False
+            try:
+                words, good = does(), True
+            except CommandTimeoutError as error:
+                words = f"{error.output}\n{error}"
+            except (MachineError, _Failed) as error:
+                words = str(error)
+            outcome.steps[name] = good, machine.cpu_seconds
+            log.write(f"{words}\n")
+            if not good and name in ESSENTIAL:
+                break
+    outcome.seconds = time.monotonic() - began
+    (logs / f"{cell.name}.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=2))
+    return outcome
+
+
+def _steps(
+    cell: Cell, machine: Machine, resources: contextlib.ExitStack, outcome: Outcome
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yields the steps of a cell, by their names."""
+
+    def told(command: str, seconds: float = STEP_SECONDS) -> str:
+        result = machine.run(f"cd {IN_GUEST} && {command}", seconds)
+        if result.returncode:
+            raise _Failed(f"{result.output}\nexit status {result.returncode}")
+        return result.output
+
+    def step(*words: str) -> Callable[[], str]:
+        return lambda: told(f"python3 -m tests.vm.cell {shlex.join(words)}")
+
+    def boot() -> str:
+        resources.enter_context(machine)
+        outcome.kernel, outcome.userland, outcome.python, outcome.bcc = told(VERSIONS).splitlines()
+        return f"{outcome.kernel}, {outcome.userland}, Python {outcome.python}, BCC {outcome.bcc}"
+
+    def reboot() -> str:
+        machine.reboot()
+        return ""
+
+    def doctor() -> str:
+        said = step("doctor", *cell.running)()
+        outcome.doctor = json.loads(said)
+        return said
+
+    lacking = [] if cell.headers else ["--no-headers"]
+    lacking += [] if cell.btf else ["--no-btf"]
+    yield "boot", boot
+    yield "prepare", step("prepare", *lacking)
+    yield "install", step("install", *([f"./{DEB}"] if DEB in machine.files else []))
+    yield "start", step("start", *cell.running)
+    yield "values", step("values", *cell.running)
+    yield "reboot", reboot
+    yield "again", step("values", *cell.running)
+    yield "stop", step("stop")
+    yield "doctor", doctor
+    if cell.tests:
+        yield "tests", lambda: told(f"CELL=1 tests/vm/inside {shlex.join(cell.tests)}", TESTS_SECONDS)
+    yield "remove", step("remove")
