@@ -4,9 +4,12 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.kernel.daemon import Daemon, count, meanwhile
 from tests.kernel.tc import way
+from tests.kernel.test_container_rules import IPV4, udp
+from tests.kernel.test_container_rules import RULES as MET
 from tests.kernel.test_tc import FRAMES, folder, probe
 from tests.kernel.wires import frame, link
 
@@ -52,3 +55,35 @@ def test_a_reload_of_what_drops_lets_nothing_through(folder: Path, way: Sequence
             assert hooks == ["tc:ingress:ebpf-r0", "tc:egress:ebpf-r0"]
         here.send([frame(64)] * 3)
         assert len(there.receive(3)) == 3
+
+
+def test_a_reload_of_rules_lets_nothing_through_that_both_drop(way: Sequence[str]) -> None:
+    """Datagrams to a port are dropped by other rules after each of six reloads, also by some that are for one container
+    alone, and not one of them gets through."""
+    sets: list[list[dict[str, Any]]] = [
+        [{"name": "port", "action": "drop", "protocol": "udp", "destination_port": 25}],
+        [{"name": "container", "action": "drop", "containers": ["ebpf-w1*"], "destination_port": [20, "25-30"]}],
+        [{"name": "direction", "action": "drop", "direction": "ingress", "length": {"max": 100}}],
+    ]
+    came: list[bytes] = []
+    with link("ebpf-w1") as pair, pair.ports() as (here, there):
+        with Daemon({"container_net": {"rules": sets[2]}}, prefix=way) as daemon:
+
+            def dropped_by(name: str) -> bool:
+                return count(daemon.samples(), MET, rule=name, container="ebpf-w1-ns", direction="ingress") > 0
+
+            def send() -> None:
+                here.send([udp(25)])
+                came.extend(there.receive(0, (IPV4,)))
+
+            with meanwhile(send):
+                daemon.wait_for(functools.partial(dropped_by, "direction"), "dropped")
+                came.clear()  # of before it was attached
+                for rules in sets * 2:
+                    daemon.configure({"container_net": {"rules": rules}})
+                    done = daemon.reload()
+                    assert done.returncode == 0, done.stderr
+                    daemon.wait_for(functools.partial(dropped_by, rules[0]["name"]), f"{rules}")
+            assert came == []
+        here.send([udp(25)] * 3)
+        assert len(there.receive(3, (IPV4,))) == 3
