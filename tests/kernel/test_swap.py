@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program takes another's place on interfaces while packets come: no packet is seen by neither."""
 
+import contextlib
 import os
+import socket
 import struct
 import threading
 import time
@@ -12,10 +14,14 @@ import pytest
 from exporter import libbpf
 from exporter.network import links
 from exporter.network.attachments import OnInterfaces
+from exporter.places import Place
 from exporter.probe import Mechanism, Probe
+from exporter.rules import tables
+from exporter.rules.placing import Placing
+from exporter.rules.rule import EGRESS, INGRESS, Rule
 from exporter.status import Loaded
 from tests.kernel.tc import needs_tcx
-from tests.kernel.wires import frame, link
+from tests.kernel.wires import frame, ip, link
 
 DROP = {libbpf.PROG_TYPE_XDP: 1, libbpf.PROG_TYPE_SCHED_CLS: 2}
 SWAPS = 101
@@ -102,4 +108,47 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
         sender.send([frame(64)] * 3)
         assert len(receiver.receive(3)) == 3
     for fd in (one, first, other, second):
+        os.close(fd)
+
+
+def test_rules_are_placed_before_programs_are_swapped() -> None:
+    """What takes over has its rules for each container in the kernel as soon as its programs are on the interfaces."""
+    rules = (Rule("one", "drop", number=1, containers=("a*",)), Rule("two", "drop", number=2, direction=EGRESS))
+
+    def placing() -> tuple[Placing, int]:
+        fd = libbpf.map_create(libbpf.MAP_TYPE_HASH, "places", 8, 8, 16)
+        return Placing(fd, rules), fd
+
+    def placed(fd: int, index: int) -> dict[str, int]:
+        """Returns the sets of rules by direction, a bit for each rule; none where nothing is said of an interface."""
+        found: dict[str, int] = {}
+        for direction in (INGRESS, EGRESS):
+            with contextlib.suppress(FileNotFoundError):
+                found[direction] = int.from_bytes(
+                    libbpf.map_lookup(fd, tables.place_key(index, direction), 8), "little"
+                )
+        return found
+
+    program, counted = counting_drop(libbpf.PROG_TYPE_XDP)
+    probe = Probe("p", "", Path(), None, (), (), interfaces=("ebpf-s1", "ebpf-s2"))
+    hooks = (("drop", "xdp"),)
+    loaded = Loaded(probe, "xdp", (), (), ("drop",), (), (), 0, (), hooks, (), "", (), Mechanism(()), "")
+    with link("ebpf-s1"), link("ebpf-s2"):
+        first, second = socket.if_nametoindex("ebpf-s1"), socket.if_nametoindex("ebpf-s2")
+        (one, before), (other, after) = placing(), placing()
+        older, newer = OnInterfaces(loaded, [program], one), OnInterfaces(loaded, [program], other)
+        assert older.update({first: Place("ebpf-s1", "abc"), second: Place("ebpf-s2", "")}) == []
+        assert placed(before, first) == {INGRESS: 0b01, EGRESS: 0b11}
+        assert placed(before, second) == {INGRESS: 0b00, EGRESS: 0b10}  # nobody knows yet who that is
+        newer.take_over(older)
+        assert len(newer.attachments) == 2
+        assert placed(after, first) == {INGRESS: 0b01, EGRESS: 0b11}
+        assert newer.update({first: Place("ebpf-s1", "b"), second: Place("ebpf-s2", "ab")}) == []
+        assert placed(after, first) == {INGRESS: 0b00, EGRESS: 0b10}
+        assert placed(after, second) == {INGRESS: 0b01, EGRESS: 0b11}
+        ip("link", "del", "ebpf-s2")
+        newer.update({first: Place("ebpf-s1", "b")})
+        assert placed(after, second) == {}
+        newer.release()
+    for fd in (program, counted, before, after):
         os.close(fd)
