@@ -29,8 +29,8 @@ def test_a_reload_of_what_drops_lets_nothing_through(folder: Path, way: Sequence
     time."""
     sent = 0
     came: list[bytes] = []
-    with link("ebpf-r0") as pair, pair.ports() as (here, there):
-        wanted = probe("ebpf-r0", drop=True)
+    with link("ebpf-w0") as pair, pair.ports() as (here, there):
+        wanted = probe("ebpf-w0", drop=True)
         with Daemon(wanted, folder, way) as daemon:
 
             def send() -> None:
@@ -52,7 +52,7 @@ def test_a_reload_of_what_drops_lets_nothing_through(folder: Path, way: Sequence
             here.send([frame(64)] * 31)
             assert count(daemon.samples(), FRAMES, direction="out") - before == 31
             hooks = [hook.split()[0] for _, hook in daemon.status("frames")["attachments"]]
-            assert hooks == ["tc:ingress:ebpf-r0", "tc:egress:ebpf-r0"]
+            assert hooks == ["tc:ingress:ebpf-w0", "tc:egress:ebpf-w0"]
         here.send([frame(64)] * 3)
         assert len(there.receive(3)) == 3
 
