@@ -551,8 +551,8 @@ def test_the_c_of_a_yaml_under_another_name(write: Write, tmp_path: Path) -> Non
     ("source", "problem"),
     [
         ("absent.c", "etc/absent.c: cannot be read: No such file or directory; it is the C of etc/config.yaml"),
-        (".", "etc: is no file of at most 1048576 bytes; it is the C of etc/config.yaml"),
-        ("/dev/zero", "/dev/zero: is no file of at most 1048576 bytes; it is the C of etc/config.yaml"),
+        (".", "etc: is no file of at most 4194304 bytes; it is the C of etc/config.yaml"),
+        ("/dev/zero", "/dev/zero: is no file of at most 4194304 bytes; it is the C of etc/config.yaml"),
         ("empty.c", "etc/config.yaml:3: probes.things.attach.on_thing: etc/empty.c has no function of this name"),
         ("3", "etc/config.yaml:4: probes.things.source: expected a C file, found 3"),
         ('""', "etc/config.yaml:4: probes.things.source: expected a C file, found ''"),
