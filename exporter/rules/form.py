@@ -119,7 +119,9 @@ class _Reader:
         if file in value:
             found.update(self._of_file(value[file], (*where, file)))
         if len(found) > MAX_NETWORKS:
-            self._fault((*where, file), f"{len(found)} networks; a rule can have {MAX_NETWORKS}")
+            self._fault(
+                (*where, file if file in value else key), f"{len(found)} networks; a rule can have {MAX_NETWORKS}"
+            )
         return Networks(*(b"".join(sorted(one for one in found if len(one) == size)) for size in (5, 17)))
 
     def _of_file(self, name: Any, where: Where) -> Iterator[bytes]:
@@ -127,9 +129,11 @@ class _Reader:
             self._fault(where, f"expected a file of networks, found {words.shown(name)}")
             return
         path = self.config.path.parent / name
-        text = self._tried(_text, path, where, "")
+        text = self._tried(_text, path, where, None)
+        if text is None:
+            return
         lines = [(at, line.partition("#")[0].strip()) for at, line in enumerate(text.split("\n"), 1)]
-        if text is not None and not any(word for _, word in lines):
+        if not any(word for _, word in lines):
             self._fault(where, f"{path} has no network in it")
         for at, word in lines:
             try:

@@ -82,8 +82,14 @@ class Rule:
             and _within(packet.destination_port, self.destination_ports)
             and (self.length is None or _within(packet.length, ((self.length[0], self.length[1] or packet.length),)))
             and self._flags_match(packet.flags)
-            and (not self.direction or packet.direction == self.direction)
-            and (not self.containers or any(fnmatchcase(packet.container or "", glob) for glob in self.containers))
+            and self.is_for(packet.direction, packet.container)
+        )
+
+    def is_for(self, direction: str, container: str | None) -> bool:
+        """Whether a rule is for a container's interface in a direction. None is no container: its rules are for all."""
+        return self.direction in ("", direction) and (
+            not self.containers
+            or (container is not None and any(fnmatchcase(container, glob) for glob in self.containers))
         )
 
     def _flags_match(self, flags: int | None) -> bool:

@@ -9,7 +9,6 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
 from itertools import pairwise, repeat
 
 from exporter.kinds import PROTOCOLS
@@ -84,14 +83,7 @@ def place(rules: Sequence[Rule], direction: str, container: str | None) -> bytes
 
     container is None for all interfaces of which nothing is said; the key then has interface 0.
     """
-    here = _those(
-        rules,
-        lambda rule: (
-            rule.direction in ("", direction)
-            and (not rule.containers or any(fnmatchcase(container or "", glob) for glob in rule.containers))
-        ),
-    )
-    return _Sets(words(rules)).packed(here)
+    return _Sets(words(rules)).packed(_those(rules, lambda rule: rule.is_for(direction, container)))
 
 
 def place_key(interface: int, direction: str) -> bytes:
