@@ -135,6 +135,8 @@ def _check(config: Path, wanted: Plan, shown: str | None) -> None:
     for name, one in compared.items():
         for reason in one.absent if shown in (None, name) else ():
             print(f"warning: probe {name} would not run on this host: {reason}", file=sys.stderr)
+    for danger in wanted.dangers if shown is None else ():
+        print(f"warning: {danger}", file=sys.stderr)
     if unread := sorted({reason for one in compared.values() for reason in one.unread}):
         print(f"warning: not compared with this host: {'; '.join(unread)}", file=sys.stderr)
     if shown is None:

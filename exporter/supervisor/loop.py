@@ -16,6 +16,7 @@ from pathlib import Path
 from exporter import libbpf, privileges, systemd
 from exporter.errors import StartError
 from exporter.metrics.maps import Barrier
+from exporter.rules.safety import Danger
 from exporter.supervisor import host
 from exporter.supervisor.control import Control
 from exporter.supervisor.listening import Listening
@@ -69,6 +70,7 @@ class Supervisor:
         )
         self._control = Control(self._config, self._selector, self._reloads.ask)
         try:
+            _tell(self._plan.dangers)
             self._probes.apply(self._plan.probes)
             self._worker.start()
             while not self._stopping:
@@ -117,6 +119,7 @@ class Supervisor:
         if wanted.interval != self._plan.interval:
             others["reads every"] = f"{wanted.interval:g} s"
         self._plan = wanted
+        _tell(wanted.dangers)
         return self._probes.apply(wanted.probes), others
 
     def _config_read(self, good: bool) -> None:
@@ -170,3 +173,8 @@ class Supervisor:
 def _pages(wanted: Plan) -> list[str]:
     hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in wanted.listen]
     return list(dict.fromkeys(f"http://{host}:{port}/metrics" for host, port in hosts))
+
+
+def _tell(dangers: tuple[Danger, ...]) -> None:
+    for one in dangers:
+        log.warning("rule would cut off", extra={"probe": one.probe, "rule": one.rule, "drops": one.what})

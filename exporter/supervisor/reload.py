@@ -30,6 +30,7 @@ class _Round:
     asked: list[Told]
     lines: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  # of probes that were started
+    warnings: tuple[str, ...] = ()
 
 
 class Reloads:
@@ -77,7 +78,10 @@ class Reloads:
         rounds, self._settling = self._settling, []
         for one in rounds:
             bad = [status for status in self._probes.statuses.values() if status.name in one.names and status.reason]
-            warnings = tuple(f"probe {status.name}: {status.state}: {status.reason}" for status in bad)
+            warnings = (
+                *one.warnings,
+                *(f"probe {status.name}: {status.state}: {status.reason}" for status in bad),
+            )
             for told in one.asked:
                 told(Answer(True, one.lines, warnings))
         self._end()
@@ -112,6 +116,7 @@ class Reloads:
             words = "; ".join(f"{what} {which}" for what, which in done.items())
             this.lines = (f"reloaded {self._config}: {words or 'nothing has changed'}",)
             this.names = changes.added + changes.changed
+            this.warnings = tuple(map(str, wanted.dangers))
             told = {what.replace(" ", "_"): which for what, which in done.items()}
             log.info("config reloaded", extra={"config": self._config, **told, "reload": self._number})
             self._read(True)

@@ -61,6 +61,19 @@ def test_check_of_a_hook_that_is_not_here(write: Write) -> None:
     assert run("check", "--config", path) == (0, f"{path}: good: p\n", warning)
 
 
+def test_check_warns_of_rules_that_cut_off(write: Write) -> None:
+    """A rule that would drop what nobody wants to miss is no error, but is told of."""
+    rules = "[{name: all, action: drop, protocol: tcp}, {name: named, action: drop, source: 192.0.2.0/24}]"
+    path = write("config.yaml", f"listen: [':9435']\nprobes: {{xdp: {{interfaces: [none0], rules: {rules}}}}}\n")
+    code, out, err = run("check", "--config", path)
+    assert (code, out) == (0, f"{path}: good: xdp\n")
+    warnings = [line for line in err.splitlines() if "connected now" not in line]
+    assert [line.partition(";")[0] for line in warnings] == [
+        "warning: probe xdp: the rule all would drop the page's own port (9435)",
+        "warning: probe xdp: the rule all would drop established SSH (port 22)",
+    ]
+
+
 def test_check_shows_the_source(write: Write) -> None:
     """--show-source prints the C of a probe, and nothing else; of a probe that the config lacks, those that it has."""
     path = write("config.yaml", "probes:\n  file_opens: {labels: [result]}\n  process_execs: {}\n")
