@@ -7,6 +7,8 @@ import os
 import socket
 import time
 
+SECONDS = 1.0  # for systemd to take what it is told: nobody may read it, and others wait for us
+
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +28,7 @@ def notify(state: str) -> None:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-            out.setblocking(False)  # nobody may read it, and others wait for us
+            out.settimeout(SECONDS)
             out.connect("\0" + address[1:] if address.startswith("@") else address)
             out.sendall(state.encode())
     except OSError as error:

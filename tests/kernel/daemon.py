@@ -4,7 +4,7 @@
 import http.client
 import json
 import os
-import select
+import queue
 import signal
 import socket
 import subprocess
@@ -96,6 +96,7 @@ class Daemon:
         self.configure(probes)
         self._log = (self._work / "log").open("w+b")
         self.process: subprocess.Popen[bytes] | None = None
+        self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def configure(self, probes: Mapping[str, Any], **settings: Any) -> None:
         """Writes the config, with the settings that it had but for these; it is read at the next reload."""
@@ -110,7 +111,8 @@ class Daemon:
     def __enter__(self) -> Self:
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(self._work / "notify"))
-        self._notified.settimeout(0.1)
+        self._taking = threading.Thread(target=self._take_notifications)
+        self._taking.start()
         self.process = subprocess.Popen(
             [*self._prefix, str(COMMAND), "run", "--config", str(self.config)],
             env={**os.environ, "NOTIFY_SOCKET": str(self._work / "notify")},
@@ -139,8 +141,8 @@ class Daemon:
         told: list[str] = []
         for _ in range(START_SECONDS * 10):
             try:
-                told.append(self._notified.recv(4096).decode())
-            except TimeoutError:
+                told.append(self._told.get(timeout=0.1))
+            except queue.Empty:
                 if self.process.poll() is not None:
                     break
                 continue
@@ -148,11 +150,15 @@ class Daemon:
                 return told
         raise AssertionError(f"systemd was not told {word}, but {told}:\n{self.log()}")
 
+    def _take_notifications(self) -> None:
+        while told := self._notified.recv(4096):
+            self._told.put(told.decode())
+
     def forget_notifications(self) -> list[str]:
         """Returns what systemd was told and nobody asked for yet."""
         told: list[str] = []
-        while select.select([self._notified], [], [], 0)[0]:
-            told.append(self._notified.recv(4096).decode())
+        while not self._told.empty():
+            told.append(self._told.get())
         return told
 
     def wait_for_log(self, words: str, times: int = 1) -> None:
@@ -168,6 +174,8 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+        self._notified.shutdown(socket.SHUT_RD)  # to the thread this is the end
+        self._taking.join()
         self._notified.close()
 
     def kill(self) -> None:
