@@ -337,5 +337,18 @@ def numbered(probe: Probe, names: Sequence[str] = (OTHER,)) -> Probe:
     )
 
 
+def differ_in_rules_alone(one: Probe, other: Probe) -> bool:
+    """Whether two probes differ in nothing but their rules, so that what the one has counted is the other's too.
+
+    Names of rules have to have the numbers that they had; and maps have room for so many names: with more of them, they
+    are others.
+    """
+    if other.rule_names[: len(one.rule_names)] != one.rule_names:
+        return False
+    bare = numbered(replace(one, rules=()), other.rule_names)
+    room = [table.combinations for table in one.tables] == [table.combinations for table in other.tables]
+    return one != other and room and bare == replace(other, rules=())
+
+
 def _with_names(label: Label, names: tuple[str, ...]) -> Label:
     return replace(label, kind=replace(label.kind, values=names)) if label.kind.name == "rule" else label

@@ -50,10 +50,12 @@ class Statuses:
 class Adopt:
     """From the supervisor, with descriptors of maps, programs and links: a probe runs, read it from now on.
 
-    What was read for a probe of this name is not any more, and its series are gone.
+    What was read for a probe of this name is not any more, and its series are gone; but where it goes on, which is what
+    it does if it has the same maps and only other rules.
     """
 
     loaded: Loaded
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Worker:
             self._health.statuses = {status.name: status for status in message.statuses}
             self._health.settled = message.settled
         elif isinstance(message, Adopt):
-            self._adopt(message.loaded, fds)
+            self._adopt(message, fds)
         elif isinstance(message, AdoptScript):
             self._adopt_script(message, fds)
         elif isinstance(message, Retire):
@@ -164,10 +166,16 @@ class Worker:
         elif isinstance(message, Told):
             PLACES.learn(message.places, message.names)
 
-    def _adopt(self, loaded: Loaded, fds: list[int]) -> None:
-        self._retire(loaded.probe.name)
-        rest = iter(fds)
+    def _adopt(self, message: Adopt, fds: list[int]) -> None:
+        loaded, rest = message.loaded, iter(fds)
         by_name = {name: next(rest) for name in loaded.maps}
+        running = self._health.running.get(loaded.probe.name)
+        if message.goes_on and running:
+            for fd in by_name.values():  # it has them
+                os.close(fd)
+            running.go_on(loaded.probe, dict(zip(loaded.programs, rest, strict=True)), loaded.misses_unknown)
+            return
+        self._retire(loaded.probe.name)
         if (table := by_name.pop(symbols.TABLE, None)) is not None:
             symbols.SYMBOLS.use(table)
             os.close(table)

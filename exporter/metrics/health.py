@@ -16,6 +16,7 @@ from exporter.bpftrace.reader import Reader
 from exporter.bpftrace.totals import Shown
 from exporter.libbpf import ProgramStatistics
 from exporter.metrics.maps import ProbeMaps
+from exporter.probe import Probe
 from exporter.status import ProbeStatus
 
 
@@ -32,6 +33,7 @@ class Running:
     links: list[tuple[str, int]] = field(default_factory=list)
     misses_unknown: tuple[str, ...] = ()
     starts_missed: int | None = None
+    before: dict[str, ProgramStatistics] = field(default_factory=dict)  # of programs that these took the places of
 
     def missed(self, program: str, statistics: ProgramStatistics) -> int | None:
         """Returns the events that a program was not run for, by the kernel and by each of its links; None: unknown.
@@ -43,6 +45,28 @@ class Running:
             return ends
         links = sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
         return statistics.missed + links + (ends or 0)
+
+    def statistics(self, program: str) -> ProgramStatistics:
+        """Returns what the kernel has counted of a program, with those whose place it took."""
+        now = libbpf.program_statistics(self.programs[program])
+        before = self.before.get(program, ProgramStatistics(0, 0, 0))
+        return ProgramStatistics(now.runs + before.runs, now.run_ns + before.run_ns, now.missed + before.missed)
+
+    def go_on(self, probe: Probe, programs: dict[str, int], misses_unknown: tuple[str, ...]) -> None:
+        """Other programs have taken the places of these, for other rules: what has been counted goes on."""
+        same = {
+            name
+            for name in self.programs.keys() & programs.keys()
+            if libbpf.program_identity(self.programs[name]) == libbpf.program_identity(programs[name])
+        }
+        self.before = {
+            name: self.before.get(name, ProgramStatistics(0, 0, 0)) if name in same else self.statistics(name)
+            for name in self.programs
+        }
+        for fd in self.programs.values():
+            os.close(fd)
+        self.programs, self.misses_unknown = programs, misses_unknown
+        self.maps.go_on(probe)
 
     def close(self) -> None:
         """Lets go of all descriptors: the probe is no more."""
@@ -155,8 +179,8 @@ class Health:
             "ebpf_exporter_events_missed_total", "Events for which the kernel did not run the program.", labels=labels
         )
         for name, running in self.running.items():
-            for program, fd in running.programs.items():
-                statistics = libbpf.program_statistics(fd)
+            for program in running.programs:
+                statistics = running.statistics(program)
                 runs.add_metric([name, program], statistics.runs)
                 seconds.add_metric([name, program], statistics.run_ns / 1e9)
                 if (events := running.missed(program, statistics)) is not None:

@@ -53,6 +53,11 @@ class ProbeMaps:
             for series in self.tables
         ]
 
+    def go_on(self, probe: Probe) -> None:
+        """Goes on for a probe that is the same but for its rules."""
+        for series, table in zip(self.tables, (table for table in probe.tables if table.chosen), strict=True):
+            series.rename(table)
+
     def close(self) -> None:
         """Lets go of the maps."""
         for fd in self._fds.values():

@@ -55,6 +55,11 @@ class Series:
         if not table.labels and not table.keep:  # such a metric is there, with 0, before anything happens
             self._number("", b"")
 
+    def rename(self, table: Table) -> None:
+        """Knows more names of rules from now on: the table is the same but for them."""
+        self.table = table
+        self._text = KeyText(table)
+
     def __len__(self) -> int:
         return len(self._of_text)
 

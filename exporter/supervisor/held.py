@@ -4,7 +4,7 @@
 import os
 from dataclasses import dataclass, field
 
-from exporter import libbpf
+from exporter import libbpf, symbols
 from exporter.holder import Hold
 from exporter.network.attachments import OnInterfaces
 from exporter.status import File, Loaded
@@ -37,6 +37,13 @@ class Held:
         held = Held(loaded, fds[:shared], dict(zip(loaded.private, fds[shared:rest], strict=True)), attachments)
         held.attach(loaded.files, fds[last - to_files : last])
         return held
+
+    @property
+    def maps(self) -> dict[str, int]:
+        """Descriptors of maps that count, by name."""
+        found = dict(zip(self.loaded.maps, self.shared, strict=False))
+        found.pop(symbols.TABLE, None)
+        return found
 
     @property
     def programs(self) -> dict[str, int]:

@@ -38,9 +38,13 @@ class Life:
         compilers: Compilers,
         attached: Callable[["Life"], None],
         changed: Callable[["Life"], None],
+        before: "Life | None" = None,
     ) -> None:
-        """attached is called when it is up, changed when its status is another."""
+        """attached is called when it is up, changed when its status is another. before is a life whose maps it is to go
+        on with, as it differs in its rules alone."""
         self.probe = probe
+        self._before = before
+        self._goes_on_from: Held | None = None
         self.status = ProbeStatus(probe.name, probe.purpose, declaration=str(probe.declaration))
         self.held: Held | None = None
         self._compilers = compilers
@@ -92,6 +96,15 @@ class Life:
             self.held.release()
             self.held = None
 
+    def goes_on(self, before: object) -> bool:
+        """Whether it counts in the maps that another life has, so that what has been counted is its own as well."""
+        return (
+            isinstance(before, Life)
+            and before is not self
+            and before.held is not None
+            and (before.held is self._goes_on_from)
+        )
+
     def take_over(self, before: "Life") -> None:
         """Puts its programs where another life of the same probe has its own, on each interface at once."""
         if self.held and before.held and self.held.on_interfaces and before.held.on_interfaces:
@@ -135,12 +148,15 @@ class Life:
         if self.held is None:
             hooks = [hook for one in self.probe.mechanisms for program in one.programs for hook in program.hooks]
             self._follow({name: files.identity(name) for name in dict.fromkeys(map(files.named, hooks)) if name})
-            self._job = Job(self.probe.name, load.start, (self.probe,), self._loaded, self._failed)
+            self._goes_on_from = self._before.held if self._before else None
+            maps = self._goes_on_from.maps if self._goes_on_from else {}
+            arguments = (self.probe, maps)
+            self._job = Job(self.probe.name, load.start, arguments, self._loaded, self._failed, tuple(maps.values()))
         else:
             programs = self.held.programs
-            arguments = (self.probe, self.held.loaded, programs, frozenset(self._stale))
+            stale = (self.probe, self.held.loaded, programs, frozenset(self._stale))
             keep = tuple(programs.values())
-            self._job = Job(self.probe.name, load.again, arguments, self._loaded_again, self._failed_again, keep)
+            self._job = Job(self.probe.name, load.again, stale, self._loaded_again, self._failed_again, keep)
         self._compilers.add(self._job)
 
     def _loaded(self, loaded: Loaded, fds: list[int]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from exporter import symbols, worker
 from exporter.bpftrace.runner import Runner
 from exporter.network import clsact
-from exporter.probe import Probe
+from exporter.probe import Probe, differ_in_rules_alone, numbered
 from exporter.status import ProbeStatus
 from exporter.supervisor.compiling import Compilers
 from exporter.supervisor.interfaces import Watch
@@ -145,22 +145,28 @@ class Probes:
     def _lives(self) -> Iterator[Life | Runner]:
         return (life for slot in self._slots.values() for life in slot.lives)
 
-    def _begin(self, probe: Probe) -> Life | Runner:
+    def _begin(self, probe: Probe, before: Life | Runner | None = None) -> Life | Runner:
         if probe.script is not None:
             return Runner(probe, self._selector, self._script_changed)
-        return Life(probe, self._compilers, self._attached, lambda _: self._changed())
+        changed = self._life_changed
+        if isinstance(before, Life) and differ_in_rules_alone(before.probe, after := _after(before.probe, probe)):
+            return Life(after, self._compilers, self._attached, changed, before)
+        return Life(probe, self._compilers, self._attached, changed)
+
+    def _life_changed(self, _: Life) -> None:
+        self._changed()
 
     def _want(self, slot: _Slot, probe: Probe) -> bool:
         """Wants a probe in a slot. Returns whether it is another than was wanted there before."""
         last = slot.lives[-1]
-        if probe == last.probe:
+        if _after(last.probe, probe) == last.probe:
             last.hurry()
             return False
         if slot.next:
             slot.next.retire()
             slot.next = None
-        if probe != slot.now.probe:
-            begun = self._begin(probe)
+        if _after(slot.now.probe, probe) != slot.now.probe:
+            begun = self._begin(probe, slot.now)
             if slot.now.up:
                 slot.next = begun
             else:
@@ -193,7 +199,7 @@ class Probes:
         before, slot.now, slot.next = slot.now, life, None
         if isinstance(before, Life) and isinstance(life, Life) and before is not life:
             life.take_over(before)
-        self._give(life)
+        self._give(life, goes_on=isinstance(life, Life) and life.goes_on(before))
         if before is not life:
             before.retire()
             log.info("probe runs as the config has it now", extra={"probe": life.probe.name})
@@ -205,13 +211,13 @@ class Probes:
             if other is not slot and other.next and not names.isdisjoint(_metrics(other.now.probe)):
                 self._replace(other, other.next)
 
-    def _give(self, life: Life | Runner) -> None:
+    def _give(self, life: Life | Runner, goes_on: bool = False) -> None:
         if isinstance(life, Runner):
             if life.shared:
                 self._send(worker.AdoptScript(life.probe, life.marker), life.shared)
         elif life.held:
             self._naming.need(life.held.loaded.probe)
-            self._send(worker.Adopt(life.held.loaded), life.held.shared)
+            self._send(worker.Adopt(life.held.loaded, goes_on), life.held.shared)
 
     def _share_symbols(self, newest: Life) -> None:
         """Keeps one table of the kernel's symbols, the newest, for all probes that have one: it has some megabytes."""
@@ -234,6 +240,14 @@ class Probes:
         self._watch.looked(lacking=lacking, unfinished=not all(finished))
         if self.statuses != before:
             self._changed()
+
+
+def _after(before: Probe, probe: Probe) -> Probe:
+    """Returns a probe with the numbers that the names of rules have had before it; as it is, if there are too many."""
+    try:
+        return numbered(probe, before.rule_names)
+    except ValueError:
+        return probe
 
 
 def _metrics(probe: Probe) -> set[str]:

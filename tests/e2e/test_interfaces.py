@@ -2,11 +2,15 @@
 """Reloads of what is on interfaces: no packet passes between what was there and what comes."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.kernel.daemon import Daemon, count, meanwhile
+import pytest
+
+from tests.e2e.support import decreased
+from tests.kernel.daemon import Daemon, Samples, by, count, meanwhile
 from tests.kernel.tc import way
 from tests.kernel.test_container_rules import IPV4, udp
 from tests.kernel.test_container_rules import RULES as MET
@@ -16,6 +20,7 @@ from tests.kernel.wires import frame, link
 __all__ = ["folder", "way"]  # fixtures
 
 
+RUNS = "ebpf_exporter_program_run"
 LABELS = [["direction"], ["interface"], ["interface", "direction"]]
 
 
@@ -87,3 +92,60 @@ def test_a_reload_of_rules_lets_nothing_through_that_both_drop(way: Sequence[str
             assert came == []
         here.send([udp(25)] * 3)
         assert len(there.receive(3, (IPV4,))) == 3
+
+
+MAIL: dict[str, Any] = {"name": "mail", "action": "drop", "protocol": "udp", "destination_port": 25}
+SEEN: dict[str, Any] = {"name": "seen", "action": "count", "protocol": "udp"}
+WEB: dict[str, Any] = {"name": "web", "action": "drop", "protocol": "tcp", "destination_port": 80}
+RULES: list[list[dict[str, Any]]] = [[SEEN, MAIL], [MAIL], [WEB, SEEN, MAIL], [MAIL, WEB]]
+
+
+@pytest.mark.parametrize("name", ["xdp", "container_net"])
+def test_other_rules_let_nothing_through_and_go_on_counting(name: str, way: Sequence[str]) -> None:
+    """While rules change a dozen times, every frame that each of them drops is dropped and counted once, by the rule's
+    name, and no counter ever goes back."""
+    prefix, metric = {
+        "xdp": ("ebpf_xdp_", "ebpf_xdp_rule_packets_total"),
+        "container_net": ("ebpf_container_network_", "ebpf_container_network_rule_packets_total"),
+    }[name]
+    sent = 0
+    came: list[bytes] = []
+    pages: list[Samples] = []
+    with link("ebpf-r1") as pair, pair.ports() as (here, there):
+        settings = {"interfaces": ["ebpf-r1"]}
+        with Daemon({name: {**settings, "rules": RULES[-1]}}, prefix=way if name != "xdp" else ()) as daemon:
+
+            def send() -> None:
+                nonlocal sent
+                there.send([udp(25)])
+                sent += 1
+                if name == "xdp":  # what TC drops has been seen by packet sockets before
+                    came.extend(here.receive(0, (IPV4,)))
+
+            with meanwhile(send), meanwhile(lambda: pages.append(daemon.samples())):
+                for rules in RULES * 3:
+                    daemon.configure({name: {**settings, "rules": rules}})
+                    done = daemon.reload()
+                    assert (done.returncode, done.stderr) == (0, "")
+            daemon.wait_for(lambda: count(daemon.samples(), metric, rule="mail") >= sent, "all frames")
+            last = daemon.samples()
+    assert came == []
+    assert count(last, metric, rule="mail") == sent > len(RULES)
+    assert 0 < count(last, metric, rule="seen") < sent
+    assert count(last, f"{prefix}packets_total", action="drop") == sent
+    counters = [{key: value for key, value in page.items() if key[0].startswith((prefix, RUNS))} for page in pages]
+    assert [back for pair_ in itertools.pairwise(counters) if (back := decreased(*pair_))] == []
+
+
+def test_more_names_than_there_is_room_for_begin_anew() -> None:
+    """Of rules with so many names that maps have no room for them, the counts begin anew, and are right."""
+    rules = [{"name": f"rule-{number}", "action": "count", "destination_port": number + 1} for number in range(600)]
+    probes: dict[str, Any] = {"xdp": {"interfaces": ["ebpf-r2"], "rules": [MAIL]}}
+    with link("ebpf-r2") as pair, pair.ports() as (_, there), Daemon(probes) as daemon:
+        there.send([udp(25)] * 7)
+        assert count(daemon.samples(), "ebpf_xdp_rule_packets_total", rule="mail") == 7
+        probes["xdp"]["rules"] = [*rules, MAIL]
+        daemon.configure(probes)
+        assert daemon.reload().returncode == 0
+        there.send([udp(25)] * 5)
+        assert by(daemon.samples(), "rule", "ebpf_xdp_rule_packets_total") == {"mail": 5, "rule-24": 5}

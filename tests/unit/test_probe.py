@@ -1,13 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """probe.py: how keys are laid out, which metrics share a table, which programs are needed."""
 
+import dataclasses
 import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.probe import Field, Hook, Label, Mechanism, Metric, Probe, Program, Table
+from exporter.probe import (
+    Field,
+    Hook,
+    Label,
+    Mechanism,
+    Metric,
+    Probe,
+    Program,
+    Table,
+    differ_in_rules_alone,
+    numbered,
+)
+from exporter.rules.rule import Rule
 
 from .support import counter, histogram, label, probe
 
@@ -211,3 +224,32 @@ def test_a_probe_is_picklable() -> None:
     again = pickle.loads(pickle.dumps(one))
     assert again == one
     assert again.tables[0].fields == one.tables[0].fields
+
+
+RULED = dataclasses.replace(
+    probe(counter("ebpf_a_total", label("action", ["pass", "drop"])), counter("ebpf_b_total", label("rule", "rule"))),
+    rule_metric="ebpf_b_total",
+)
+
+
+def ruled(*names: str) -> Probe:
+    return dataclasses.replace(RULED, rules=tuple(Rule(name, "count") for name in names))
+
+
+def test_probes_that_differ_in_their_rules_alone() -> None:
+    """Those of whose rules each name has the number that it had, with nothing else that is another."""
+    before = numbered(ruled("a", "b"))
+    for names in (("b", "a"), ("a",), (), ("c", "a", "b"), ("c",)):
+        after = numbered(ruled(*names), before.rule_names)
+        assert differ_in_rules_alone(before, after)
+        assert not differ_in_rules_alone(before, dataclasses.replace(after, max_series=7))
+        assert not differ_in_rules_alone(before, dataclasses.replace(after, interfaces=("eth0",)))
+    assert not differ_in_rules_alone(before, before)
+    assert not differ_in_rules_alone(before, numbered(ruled("b", "a")))  # whose numbers are others
+
+
+def test_more_rules_than_the_maps_have_room_for() -> None:
+    """Maps that are too small for so many names are not those of the next rules."""
+    before = numbered(ruled("a"))
+    few, many = (numbered(ruled(*map(str, range(count))), before.rule_names) for count in (100, 300))
+    assert (differ_in_rules_alone(before, few), differ_in_rules_alone(before, many)) == (True, False)

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """metrics/health.py: the exporter's metrics of itself."""
 
+import os
 import sys
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -41,6 +44,21 @@ def health(monkeypatch: pytest.MonkeyPatch) -> Health:
     links = [("on_return", 1), ("on_return", 2), ("silent", 3)]
     one.running["p"] = Running(maps, {"on_event": 3, "on_return": 5, "silent": 7}, links, ("silent",))
     return one
+
+
+def test_what_programs_counted_goes_on_in_those_that_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs, time and misses of one that goes are added to the next one's; a program that stays counts by itself."""
+    counted = {number: ProgramStatistics(number, 10 * number, 100 * number) for number in (3, 5, 30)}
+    closed: list[int] = []
+    monkeypatch.setattr(libbpf, "program_statistics", counted.__getitem__)
+    monkeypatch.setattr(libbpf, "program_identity", lambda fd: 5 if fd == 50 else fd)  # 50 is another descriptor of 5
+    monkeypatch.setattr(os, "close", closed.append)
+    counted[50] = counted[5]
+    running = Running(cast(ProbeMaps, SimpleNamespace(go_on=lambda _: None)), {"goes": 3, "stays": 5})
+    running.go_on(probe(), {"goes": 30, "stays": 50}, ())
+    assert running.statistics("goes") == ProgramStatistics(33, 330, 3300)
+    assert running.statistics("stays") == counted[5]
+    assert closed == [3, 5]
 
 
 def text(health: Health, wanted: Format = TEXT) -> str:
