@@ -3,6 +3,7 @@
 
 import json
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def run(*command: str) -> str:
 def page() -> str:
     with urllib.request.urlopen("http://localhost:9435/metrics", timeout=60) as answer:
         return str(answer.read().decode())
+
+
+def shown(name: str) -> str:
+    """Returns what systemd has of the service."""
+    return run("systemctl", "show", "-P", name, "ebpf-exporter").strip()
 
 
 def bpf_ids(kind: str) -> set[int]:
@@ -98,6 +104,32 @@ def test_reload() -> None:
         run("systemctl", "stop", "ebpf-exporter")
         config.write_text(whole)
     assert not Path("/run/ebpf-exporter").exists()
+
+
+def test_a_killed_service_is_started_again() -> None:
+    """systemd starts both processes anew when the supervisor is killed, and nothing of the first ones is left."""
+    config = Path("/etc/ebpf-exporter/config.yaml")
+    run(str(ROOT / "deploy" / "install"))
+    whole = config.read_text()
+    config.write_text("probes: {process_execs: {}}\n")
+    run("systemctl", "start", "ebpf-exporter")
+    try:
+        main = shown("MainPID")
+        first = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "ebpf-exporter")
+        for _ in range(600):
+            if shown("NRestarts") == "1" and shown("ActiveState") == "active":
+                break
+            time.sleep(0.5)  # systemd tells nobody
+        assert shown("ActiveState") == "active"
+        assert 'ebpf_exporter_probe_up{probe="process_execs"} 1.0\n' in page()
+        assert shown("MainPID") != main
+        assert not any(Path(f"/proc/{pid}").exists() for pid in first)
+        left = [found for found in json.loads(run("bpftool", "prog", "list", "--json")) if found["name"] == "on_exec"]
+        assert len(left) == 1
+    finally:
+        run("systemctl", "stop", "ebpf-exporter")
+        config.write_text(whole)
 
 
 def test_a_second_install_keeps_the_config_and_uninstall_keeps_it_too() -> None:
