@@ -183,6 +183,7 @@ class Life:
             told = {"probe": self.probe.name, "mechanism": loaded.mechanism, "instead_of": attempt.mechanism}
             log.info("probe takes another way", extra={**told, "reason": attempt.reason})
         self._attached(self)
+        self._before = self._goes_on_from = None  # which has been let go of
         if before:
             before.release()
 

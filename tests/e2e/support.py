@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of reloads and faults need besides the daemon."""
 
-import json
+import contextlib
+import os
 import secrets
 import socket
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Self
 
+from exporter import libbpf
 from tests.kernel.daemon import Daemon, Samples
 
 PATCHED = Path(__file__).with_name("patched")
@@ -38,15 +39,22 @@ class Hang:
 def attached(daemon: Daemon) -> dict[str, set[int]]:
     """Returns the ids of the links that the daemon holds, by the names of their programs."""
     assert daemon.process is not None
-    out = subprocess.run(["bpftool", "prog", "list", "--json"], check=True, capture_output=True).stdout
-    names = {int(one["id"]): one.get("name", "") for one in json.loads(out)}
     found: dict[str, set[int]] = defaultdict(set)
     for task in Path(f"/proc/{daemon.process.pid}/task").iterdir():
-        for entry in (task / "fdinfo").iterdir():
-            info = dict(line.split(":\t", 1) for line in entry.read_text().splitlines() if ":\t" in line)
-            if "link_id" in info:
-                found[names[int(info["prog_id"])]].add(int(info["link_id"]))
+        with contextlib.suppress(FileNotFoundError):  # a thread or a descriptor that has just gone
+            for entry in (task / "fdinfo").iterdir():
+                info = dict(line.split(":\t", 1) for line in entry.read_text().splitlines() if ":\t" in line)
+                if "link_id" in info:
+                    found[_program_name(int(info["prog_id"]))].add(int(info["link_id"]))
     return dict(found)
+
+
+def _program_name(number: int) -> str:
+    fd = libbpf.program_by_id(number)
+    try:
+        return libbpf.program_identity(fd).name
+    finally:
+        os.close(fd)
 
 
 def decreased(before: Samples, after: Samples) -> dict[str, tuple[float, float]]:
