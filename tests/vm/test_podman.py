@@ -16,6 +16,7 @@ from tests.kernel.daemon import Daemon, Samples, by, count
 
 PACKETS, BYTES = "ebpf_container_network_packets_total", "ebpf_container_network_bytes_total"
 ROOT = Path(__file__).resolve().parents[2]
+RULES = "ebpf_container_network_rule_packets_total"
 APPLETS = ("sh", "sleep", "ping", "true", "nc")
 GATEWAY = "10.88.0.1"  # the host, on podman's bridge
 HEADERS = 14 + 20 + 8  # bytes: Ethernet, IPv4, ICMP
@@ -134,6 +135,33 @@ def test_packets_of_a_container() -> None:
             samples = daemon.samples()
         assert all(counted(samples, "web")[direction] > gone[direction] for direction in gone)
         assert called(daemon.samples()) == {"web"}
+
+
+def test_rules_for_containers() -> None:
+    """A rule for containers by their names drops what those send, and nothing of others."""
+    rule = {"name": "no-ping", "action": "drop", "containers": ["web-*"], "direction": "egress", "protocol": "icmp"}
+    with (
+        Daemon({"container_net": {"rules": [rule]}}) as daemon,
+        container("web-1") as web,
+        container("db") as db,
+    ):
+        daemon.wait_for(lambda: attached(daemon, web) and attached(daemon, db), "programs on both")
+        ping(db, 3)
+        run("podman", "exec", "web-1", "sh", "-c", f"echo x | nc -w 5 {GATEWAY} 1 || true")  # what tells its name
+        daemon.wait_for(lambda: called(daemon.samples()) == {"web-1", "db"}, "the names of both")
+        lost = subprocess.run(
+            ["podman", "exec", "web-1", "ping", "-c", "7", "-W", "1", GATEWAY],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        ping(db, 5)
+        samples = daemon.samples()
+    assert "7 packets transmitted, 0 packets received" in lost.stdout
+    assert by(samples, "container", RULES) == {"web-1": 7}
+    assert by(samples, "rule", RULES, direction="egress") == {"no-ping": 7}
+    assert count(samples, PACKETS, container="web-1", action="drop") == 7
+    assert count(samples, PACKETS, container="db", action="drop") == 0
 
 
 def test_containers_of_processes() -> None:
