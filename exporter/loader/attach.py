@@ -39,6 +39,9 @@ _SAMPLE_RATE = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 
 _IOC_SET_BPF = 0x40042408
 
+# what a kernel says that takes every atomic instruction for an addition: before 5.12
+# (5ffa25502b5a, bpf: Add instructions for atomic_[cmp]xchg)
+_NO_ATOMICS = "BPF_XADD uses reserved fields"
 _UNKNOWN_HELPER = re.compile(r"invalid func unknown#(\d+)")
 
 # family -> type of program, and attach type where the program is loaded for one function
@@ -118,6 +121,8 @@ def _last_line(error: libbpf.Refused) -> str:
     lines = [line for line in error.log.splitlines() if line and not line.startswith(("processed ", "verification"))]
     if not lines:
         return str(error.strerror)
+    if lines[-1] == _NO_ATOMICS:
+        return "this kernel has no atomic instruction that compares and exchanges (since 5.12), which keep: max wants"
     if unknown := _UNKNOWN_HELPER.fullmatch(lines[-1]):
         return f"this kernel has no helper {headers.helper(int(unknown[1]))}"
     return f"{lines[-1]} ({error.strerror})"

@@ -130,6 +130,10 @@ def test_processors_that_are_online(monkeypatch: pytest.MonkeyPatch, text: str, 
     [
         ("invalid func unknown#158", "this kernel has no helper bpf_get_current_task_btf"),
         ("invalid func unknown#9999", "this kernel has no helper 9999"),
+        (
+            "BPF_XADD uses reserved fields",
+            "this kernel has no atomic instruction that compares and exchanges (since 5.12), which keep: max wants",
+        ),
         ("R1 invalid mem access 'inv'", "R1 invalid mem access 'inv' (Invalid argument)"),
         ("", "Invalid argument"),
     ],
