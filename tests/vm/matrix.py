@@ -112,9 +112,12 @@ def run(cells: list[Cell], checkout: Path, package: Path | None, logs: Path, job
     logs.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(cell.image for cell in cells):  # one after the other: they would share the network
         built(IMAGES[name])
-    with ProcessPoolExecutor(jobs, initializer=_die_with_parent) as pool:
+    pool = ProcessPoolExecutor(jobs, initializer=_die_with_parent)
+    try:
         for future in as_completed(pool.submit(_run, cell, checkout, package, logs) for cell in cells):
             yield future.result()
+    finally:  # who ends the run wants no further cell
+        pool.shutdown(cancel_futures=True)
 
 
 def _die_with_parent() -> None:
