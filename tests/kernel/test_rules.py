@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.daemon import Daemon, by, count
-from tests.kernel.test_xdp import link
+from tests.kernel.wires import link
 from tests.packets import (
     ARP,
     FRAGMENT,
