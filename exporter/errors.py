@@ -16,6 +16,7 @@ All are made from positional arguments alone, so that they survive being pickled
 """
 
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"
+        place = f"{self.path}:{self.line}" if self.line else f"{self.path}"
+        return one_line(f"{place}: {self.message}")
 
 
 class ConfigError(ExporterError):
@@ -96,6 +98,11 @@ class AttachError(ProbeError):
         super().__init__(reason, details)
         self.args = (reason, details, errno)
         self.errno = errno
+
+
+def one_line(text: str) -> str:
+    """Returns the text as it is, or, where signs of it can't be printed, with escapes as JSON has them."""
+    return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
 def one_of(word: str, allowed: Sequence[str]) -> str:

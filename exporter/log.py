@@ -15,6 +15,8 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from exporter.errors import one_line
+
 REPEAT_SECONDS = 60.0  # a line that is the same as one of the last so many seconds is left out, and counted
 _REMEMBERED = 256  # lines
 
@@ -39,7 +41,7 @@ class Text(logging.Formatter):
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [record.levelname, _one_line(record.getMessage())]
+        words = [record.levelname, one_line(record.getMessage())]
         words += [f"{key}={_value(value)}" for key, value in fields(record).items() if value not in ("", None)]
         ahead = f"<{_PRIORITIES.get(record.levelno, 6)}>" if self._journal else ""
         return ahead + " ".join(words)
@@ -99,7 +101,3 @@ def _value(value: Any) -> str:
     text = str(value)
     plain = text.isascii() and text.isprintable() and not any(sign in text for sign in ' "=')
     return text if plain else json.dumps(text)
-
-
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else json.dumps(text)[1:-1]

@@ -217,7 +217,7 @@ metrics:
                                                    "of the kind rule"),
         ("ebpf_mine_rules_total", "xdp", "a: rule, b: rule", "3: rules: ebpf_mine_rules_total is to be a counter with "
                                                              "one label of the kind rule"),
-        ("ebpf_mine_rules_total", "kprobe:f", "a: rule", "3: rules: is for probes whose hooks are xdp or tc alone"),
+        ("ebpf_mine_rules_total", "kprobe:f", "a: rule", "3: rules: is for probes whose hooks are tc or xdp alone"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_probe(write: Write, named: str, hook: str, labels: str, problem: str) -> None:

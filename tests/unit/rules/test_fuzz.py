@@ -48,11 +48,11 @@ def refused(write: Write, values: Any) -> list[str]:
     path = write("c.yaml", "")
     problems = document.validate(Document(path, values, {}), form.SCHEMA)
     if problems:
-        return [problem.message for problem in problems]
+        return [str(problem) for problem in problems]
     try:
         found = rules(values, path=path)
     except ConfigError as error:
-        return [problem.message for problem in error.problems]
+        return [str(problem) for problem in error.problems]
     tables.maps(found)
     assert verdict(found, parsed(some_packet(Random(1))))[0] in ("pass", "drop")
     return []
