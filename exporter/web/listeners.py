@@ -2,20 +2,29 @@
 """The sockets that clients come in by: those that are served may become others while clients come."""
 
 import asyncio
+import contextlib
+import itertools
+import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
-Accepted = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+BACKLOG = 1024  # connections that wait to be accepted: a crowd does not keep out who comes behind it
+PAUSE_SECONDS = 0.1  # where this host has no room for another connection
+_AT_ONCE = 32  # are accepted, then it is the turn of those who are in
+
+log = logging.getLogger(__name__)
+
+Accepted = Callable[[socket.socket, Any], None]
 
 
 class Listeners:
     """Sockets that listen, each by its address."""
 
-    def __init__(self, accepted: Accepted, limit: int) -> None:
-        """accepted has a client's conversation; limit is how many bytes are read ahead for it."""
+    def __init__(self, accepted: Accepted) -> None:
+        """accepted is given each connection, which does not block, and its other end's address."""
         self._accepted = accepted
-        self._limit = limit
-        self._served: dict[object, socket.socket] = {}
+        self._served: dict[object, tuple[socket.socket, asyncio.Task[None]]] = {}
 
     async def use(self, sockets: list[socket.socket]) -> None:
         """Accepts clients of these sockets alone from now on.
@@ -25,31 +34,34 @@ class Listeners:
         """
         wanted = {one.getsockname(): one for one in sockets}
         for address in self._served.keys() - wanted.keys():
-            await self._end(self._served.pop(address))
+            await self._end(*self._served.pop(address))
         for address, one in wanted.items():
             if address in self._served:
                 one.close()
             else:
-                self._served[address] = one
-                await asyncio.start_server(self._accepted, sock=one, limit=self._limit)
+                one.setblocking(False)
+                one.listen(BACKLOG)
+                self._served[address] = one, asyncio.create_task(self._accept(one))
 
-    async def _end(self, listening: socket.socket) -> None:
-        """Closes a socket once those who wait at it have been taken in: closing it would reset their connections.
-
-        asyncio's Server is not told: it would drop whom it is about to take in (an AssertionError in Server._attach).
-        """
+    async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        loop.remove_reader(listening)
-        with listening:
+        for number in itertools.count(1):
+            try:
+                self._accepted(*await loop.sock_accept(listening))
+            except ConnectionAbortedError:  # it is gone already
+                continue
+            except OSError as error:  # no descriptor is left, or no memory
+                log.error("cannot accept connections", extra={"reason": error.strerror})
+                await asyncio.sleep(PAUSE_SECONDS)
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
+
+    async def _end(self, listening: socket.socket, accepting: "asyncio.Task[None]") -> None:
+        """Closes a socket once those who wait at it have been taken in: closing it would reset their connections."""
+        accepting.cancel()
+        await asyncio.wait([accepting])
+        with listening, contextlib.suppress(OSError):  # nobody waits, or who did is gone
             while True:
-                try:
-                    client, _ = listening.accept()
-                except OSError:  # nobody waits, or who did is gone
-                    return
-                client.setblocking(False)
-                await loop.connect_accepted_socket(self._protocol, client)
-
-    def _protocol(self) -> asyncio.StreamReaderProtocol:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=self._limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, self._accepted, loop=loop)
+                connected, peer = listening.accept()
+                connected.setblocking(False)
+                self._accepted(connected, peer)

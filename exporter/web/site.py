@@ -11,7 +11,7 @@ from exporter import __version__
 from exporter.metrics.exposition import Format
 from exporter.metrics.health import Health
 from exporter.web.negotiation import choose_format
-from exporter.web.server import Response
+from exporter.web.response import Response
 
 _NOT_FOUND = Response(HTTPStatus.NOT_FOUND, b"Not found. There are /metrics, /probes, /-/healthy, /-/ready and /.\n")
 

@@ -3,25 +3,33 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
+from exporter.web import listeners
 from exporter.web.listeners import Listeners
 
 PATIENCE = 30.0  # seconds after which a test is taken to hang
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(100):
-        writer.write(data)
-    writer.close()
-
-
 def run(conversation: Callable[[Listeners], Awaitable[None]]) -> None:
     async def main() -> None:
-        await asyncio.wait_for(conversation(Listeners(echo, 1 << 16)), PATIENCE)
+        tasks = set()
+
+        async def echo(connected: socket.socket) -> None:
+            loop = asyncio.get_running_loop()
+            with connected:
+                while data := await loop.sock_recv(connected, 100):
+                    await loop.sock_sendall(connected, data)
+
+        def accepted(connected: socket.socket, _peer: Any) -> None:
+            tasks.add(asyncio.create_task(echo(connected)))
+
+        await asyncio.wait_for(conversation(Listeners(accepted)), PATIENCE)
 
     asyncio.run(main())
 
@@ -44,12 +52,12 @@ async def says(address: tuple[str, int], word: bytes) -> bytes:
 def test_sockets_come_and_go() -> None:
     """A new socket is served, one that is kept goes on, one that is left out refuses; who is in by it is served on."""
 
-    async def conversation(listeners: Listeners) -> None:
+    async def conversation(found: Listeners) -> None:
         (first, at_first), (second, at_second), (third, at_third) = opened(), opened(), opened()
-        await listeners.use([first, second])
+        await found.use([first, second])
         reader, writer = await asyncio.open_connection(*at_first)
         assert await says(at_second, b"two") == b"two"
-        await listeners.use([second.dup(), third])
+        await found.use([second.dup(), third])
         assert await says(at_second, b"two") == b"two"
         assert await says(at_third, b"three") == b"three"
         with pytest.raises(ConnectionRefusedError):
@@ -57,7 +65,7 @@ def test_sockets_come_and_go() -> None:
         writer.write(b"one")
         assert await reader.readexactly(3) == b"one"
         writer.close()
-        await listeners.use([])
+        await found.use([])
 
     run(conversation)
 
@@ -65,14 +73,14 @@ def test_sockets_come_and_go() -> None:
 def test_who_waits_at_a_socket_that_goes_is_served() -> None:
     """A client that has connected and is not accepted yet gets its answer, though the socket is closed meanwhile."""
 
-    async def conversation(listeners: Listeners) -> None:
+    async def conversation(found: Listeners) -> None:
         one, address = opened()
-        await listeners.use([one])
+        await found.use([one])
         with contextlib.ExitStack() as stack:
             waiting = [
                 stack.enter_context(socket.create_connection(address)) for _ in range(20)
             ]  # the loop has no turn
-            await listeners.use([])
+            await found.use([])
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address)
             loop = asyncio.get_running_loop()
@@ -82,3 +90,66 @@ def test_who_waits_at_a_socket_that_goes_is_served() -> None:
                 assert await loop.sock_recv(client, 100) == str(number).encode()
 
     run(conversation)
+
+
+def test_a_unix_socket(tmp_path: Any) -> None:
+    """A socket that has a path is served like one that has a port."""
+
+    async def conversation(found: Listeners) -> None:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(tmp_path / "socket"))
+            one.listen()
+            await found.use([one])
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+            writer.close()
+            await found.use([])
+
+    run(conversation)
+
+
+def test_a_crowd_leaves_others_their_turn() -> None:
+    """While hundreds are being accepted the loop goes round: who is in already is served in between."""
+
+    async def conversation(found: Listeners) -> None:
+        one, address = opened()
+        one.listen(listeners.BACKLOG)
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.create_connection(address))
+            rounds = 0
+            await found.use([one])
+            reading = asyncio.create_task(says(address, b"last"))
+            while not reading.done():
+                rounds += 1
+                await asyncio.sleep(0)
+            assert await reading == b"last"
+            assert rounds >= 200 / listeners._AT_ONCE
+        await found.use([])
+
+    run(conversation)
+
+
+def test_no_room_for_a_connection(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where this host has no descriptor left it is told, and tried again."""
+    monkeypatch.setattr(listeners, "PAUSE_SECONDS", 0.0)
+    errors = [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError()]
+
+    async def conversation(found: Listeners) -> None:
+        loop = asyncio.get_running_loop()
+        real = loop.sock_accept
+
+        async def accept(listening: socket.socket) -> object:
+            if errors:
+                raise errors.pop()
+            return await real(listening)
+
+        monkeypatch.setattr(loop, "sock_accept", accept)
+        one, address = opened()
+        await found.use([one])
+        assert await says(address, b"one") == b"one"
+        await found.use([])
+
+    run(conversation)
+    assert [record.__dict__["reason"] for record in caplog.records] == ["Too many open files"] * (not errors)

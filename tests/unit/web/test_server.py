@@ -5,133 +5,17 @@ import asyncio
 import contextlib
 import gzip
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import TypeVar, cast
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
-from exporter.web import server
-from exporter.web.server import Handler, Response, Server
+from exporter.web import connections, server
+from exporter.web.response import Response
+from exporter.web.server import Server
+from exporter.web.settings import Settings
 
-PATIENCE = 30.0  # seconds after which a test is taken to hang
-LARGE = bytes(range(256)) * 40
-HUGE = 32 * 1024 * 1024  # more than all buffers on the way
-GET = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-async def handler(path: str, headers: Mapping[str, str]) -> Response:
-    if path == "/large":
-        return Response(HTTPStatus.OK, LARGE, "application/octet-stream")
-    if path == "/huge":
-        return Response(HTTPStatus.OK, bytes(HUGE))
-    if path == "/raise":
-        raise ValueError("a fault of ours")
-    if path == "/header":
-        return Response(HTTPStatus.OK, headers.get("x-many", "none").encode())
-    return Response(HTTPStatus.OK, f"answer to {path}\n".encode())
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Client:
-    """A connection that sends bytes as they are."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    def end(self) -> None:
-        """Says that nothing more will come."""
-        self._writer.write_eof()
-
-    async def answer(self, has_body: bool = True) -> Answer:
-        """Reads one answer."""
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.strip().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        length = int(headers["content-length"]) if has_body else 0
-        return Answer(int(first.split()[1]), headers, await self._reader.readexactly(length))
-
-    async def rest(self) -> bytes:
-        """All that comes until the server ends the connection, by an end or by a reset."""
-        data = bytearray()
-        with contextlib.suppress(ConnectionResetError):
-            while part := await self._reader.read(1 << 20):
-                data += part
-        return bytes(data)
-
-    def pause(self) -> None:
-        """Takes no more from the socket, so that the server's answers pile up."""
-        cast(asyncio.Transport, self._writer.transport).pause_reading()
-
-    def resume(self) -> None:
-        cast(asyncio.Transport, self._writer.transport).resume_reading()
-
-    @property
-    def port(self) -> int:
-        """The server's port."""
-        return int(self._writer.get_extra_info("peername")[1])
-
-    def close(self) -> None:
-        self._writer.transport.abort()
-
-
-Connect = Callable[[], Awaitable[Client]]
-
-
-T = TypeVar("T")
-
-
-def talk(conversation: Callable[[Connect], Awaitable[T]], answering: Handler = handler) -> T:
-    """Starts a server on a free port of loopback and has a conversation with it. Returns what that returns."""
-
-    faults: list[object] = []  # what the server's tasks ended with, if not as they should
-
-    async def main() -> T:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context.get("exception")))
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-            clients: list[Client] = []
-
-            async def connect() -> Client:
-                clients.append(Client(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)))
-                return clients[-1]
-
-            await Server(answering).serve([listening])
-            try:
-                return await asyncio.wait_for(conversation(connect), PATIENCE)
-            finally:
-                for client in clients:
-                    client.close()
-
-    result = asyncio.run(main())
-    assert faults == []
-    return result
-
-
-def exchange(data: bytes, has_body: bool = True) -> Answer:
-    """Sends bytes on a new connection. Returns the first answer."""
-
-    async def conversation(connect: Connect) -> Answer:
-        client = await connect()
-        client.send(data)
-        return await client.answer(has_body)
-
-    return talk(conversation)
-
-
-def request(target: str, *headers: str, method: str = "GET") -> bytes:
-    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *headers, "", ""]).encode("latin-1")
+from .support import GET, HUGE, LARGE, PATIENCE, Answer, Client, Connect, exchange, handler, request, talk
 
 
 def test_get() -> None:
@@ -300,6 +184,116 @@ def test_a_request_with_a_body(body: bytes) -> None:
     assert talk(conversation) == [b"answer to /one\n", b"answer to /two\n"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 1000000\r\n\r\n" + b"x" * 20_000,
+        b"Transfer-Encoding: chunked\r\n\r\n" + (b"1388\r\n" + b"x" * 5000 + b"\r\n") * 5,
+    ],
+)
+def test_a_body_that_is_too_large(body: bytes) -> None:
+    """What nobody wants is not read without end: it is refused, and the connection ends."""
+
+    async def conversation(connect: Connect) -> bytes:
+        data = b"POST /hello HTTP/1.1\r\nHost: x\r\n" + body
+        return await asyncio.to_thread(send_and_read_all, (await connect()).port, data)
+
+    head, _, rest = talk(conversation).partition(b"\r\n\r\n")
+    assert (head.split()[1], b"Connection: close" in head, rest.count(b"\n")) == (b"413", True, 1)
+
+
+def test_a_client_that_asks_before_it_sends_a_body() -> None:
+    """Expect: 100-continue is answered at once: nobody wants the body (RFC 9110, 10.1.1)."""
+
+    async def conversation(connect: Connect) -> tuple[Answer, bytes]:
+        client = await connect()
+        client.send(request("/hello", "Content-Length: 5", "Expect: 100-continue"))
+        return await client.answer(), await client.rest()
+
+    answer, rest = talk(conversation)
+    assert (answer.status, answer.body, rest) == (200, b"answer to /hello\n", b"")
+
+
+def test_a_flood_of_one_client_leaves_others_their_turn() -> None:
+    """After each answer it is the others' turn: a thousand requests that one has sent at once don't come first."""
+    order: list[str] = []
+
+    async def conversation(connect: Connect) -> int:
+        flooding, other = await connect(), await connect()
+        flooding.send(b"".join(request(f"/{number}") for number in range(1000)))
+        await begun.wait()
+        other.send(request("/other"))
+        await other.answer()
+        return order.index("/other")
+
+    async def answering(path: str, headers: Mapping[str, str]) -> Response:
+        order.append(path)
+        begun.set()
+        return await handler(path, headers)
+
+    begun = asyncio.Event()
+    assert talk(conversation, answering) < 20
+
+
+@pytest.mark.parametrize("ending", ["Connection: close", "X-None: x"])
+def test_a_client_that_takes_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """An answer that nobody takes, also a last one, ends with its time: no descriptor stays for it."""
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.05)
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async def conversation(connect: Connect) -> None:
+        before = descriptors()
+        clients = [await connect() for _ in range(5)]
+        for client in clients:
+            client.pause()
+            client.send(request("/huge", ending))
+        while len(found[0]._connections._open) < 5:
+            await asyncio.sleep(0)
+        while found[0]._connections._open or descriptors() > before + len(clients):
+            await asyncio.sleep(0.01)  # the time is what is tested
+
+    found: list[Server] = []
+    talk(conversation, use=found.append)
+
+
+def test_headers_of_the_config() -> None:
+    """The config's headers are with each answer, those to what was no request too; none stands there twice."""
+
+    async def conversation(connect: Connect) -> list[bytes]:
+        found = []
+        for data in (GET, request("/", method="POST"), b"junk\r\n\r\n"):
+            client = await connect()
+            client.send(data)
+            client.end()
+            found.append((await client.rest()).partition(b"\r\n\r\n")[0])
+        return found
+
+    headers = (("X-Content-Type-Options", "nosniff"), ("Strict-Transport-Security", "max-age=63072000"))
+    heads = talk(conversation, settings=Settings(headers=headers))
+    assert [head.split()[1] for head in heads] == [b"200", b"405", b"400"]
+    for head in heads:
+        assert head.count(b"X-Content-Type-Options: nosniff") == 1
+        assert head.count(b"Strict-Transport-Security: max-age=63072000") == 1
+
+
+def test_a_password_comes_before_all_else() -> None:
+    """Who has not said who he is learns neither what there is nor which methods."""
+
+    async def conversation(connect: Connect) -> list[tuple[int, bytes]]:
+        client = await connect()
+        found = []
+        for target, method in (("/hello", "GET"), ("/none", "GET"), ("/hello", "POST")):
+            client.send(request(target, "Authorization: Basic eDp5", method=method))
+            answer = await client.answer()
+            found.append((answer.status, answer.body))
+        return found
+
+    users = (("alice", "$2b$04$M4TnqYXudyZCr4X7JNdarO7onseI0ezZWHCiyx1iVUqwpigTC7Q7a"),)
+    assert talk(conversation, settings=Settings(users=users)) == [(401, b"Unauthorized\n")] * 3
+
+
 def test_a_client_that_ends_after_its_request() -> None:
     """A client that says it will send no more is answered, and then the connection ends."""
 
@@ -366,7 +360,8 @@ def test_a_slow_handler_holds_up_nobody() -> None:
 
 def test_too_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """One connection too many ends the one that has been silent longest, not the one that has just asked."""
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "SLACK", 0)
 
     async def conversation(connect: Connect) -> tuple[bytes, list[bytes]]:
         clients = []
@@ -389,7 +384,8 @@ def test_too_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_many_connections_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit holds also where a crowd comes between two turns of the loop."""
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "SLACK", 0)
 
     async def conversation(connect: Connect) -> int:
         port = (await connect()).port

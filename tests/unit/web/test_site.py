@@ -12,7 +12,7 @@ from exporter import __version__
 from exporter.metrics.exposition import OPENMETRICS, TEXT, Format
 from exporter.metrics.health import Health
 from exporter.status import Attempt, ProbeStatus
-from exporter.web.server import Response
+from exporter.web.response import Response
 from exporter.web.site import Site
 
 HOSTILE = '<script>alert("x")</script> & more'
