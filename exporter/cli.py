@@ -129,6 +129,8 @@ def _check(config: Path, wanted: Plan, shown: str | None) -> None:
     """Compares the probes with this host, and prints that they are good, or the C of one. Raises ConfigError."""
     from exporter.loader import here  # with BTF's and ELF's readers
 
+    for remark in wanted.web.remarks if wanted.web is not None else ():
+        print(f"warning: {remark}", file=sys.stderr)
     compared = {probe.name: here.compare(probe) for probe in wanted.probes}
     if problems := sorted({problem for one in compared.values() for problem in one.problems}):
         raise ConfigError(problems)

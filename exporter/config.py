@@ -109,6 +109,7 @@ SCHEMA: dict[str, Any] = {
             "items": {"type": "string", "minLength": 1, "description": "a folder"},
             "description": "a list of folders",
         },
+        "web_config": {"type": ["string", "null"], "minLength": 1, "description": "a file, such as web.yml"},
         "probes": {
             "type": "object",
             "minProperties": 1,
@@ -149,20 +150,22 @@ class Settings:
 class Config:
     """A config. interval in seconds. The document is kept for the lines of later problems.
 
-    declared has the probes that the config itself declares; they are in probes as well, with their settings.
+    web_config is the file that says how clients are answered; None: in the clear, and everybody. declared has the
+    probes that the config itself declares; they are in probes as well, with their settings.
     """
 
     document: Document
     listen: tuple[tuple[str, int], ...]
     interval: float
     probe_folders: tuple[Path, ...]
+    web_config: Path | None = None
     probes: dict[str, Settings] = field(default_factory=dict)
     declared: dict[str, Document] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 
 def load(path: Path) -> Config:
-    """Reads config.yaml. Folders in it are relative to its own.
+    """Reads config.yaml. Folders and files in it are relative to its own folder.
 
     What is of a wrong form is in the result's ``problems``, and left out of it, so that the rest can be looked at too;
     raises ConfigError where nothing can be.
@@ -179,6 +182,7 @@ def load(path: Path) -> Config:
     if document.fits(found.value.get("listen"), top["listen"]):
         problems.extend(_port_problems(found))
     probes = found.value.get("probes")
+    web_config = good(found.value, "web_config", top["web_config"], None)
     return Config(
         document=found,
         listen=tuple(dict.fromkeys(map(_address, good(found.value, "listen", top["listen"], ["localhost:9435"])))),
@@ -186,6 +190,7 @@ def load(path: Path) -> Config:
         probe_folders=tuple(
             path.parent / item for item in good(found.value, "probe_folders", top["probe_folders"], [])
         ),
+        web_config=path.parent / web_config if web_config is not None else None,
         probes={
             name: _settings(
                 {key: item for key, item in (settings or {}).items() if _fits_setting(key, item)}

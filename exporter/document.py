@@ -171,7 +171,8 @@ class _Builder:
 def validate(document: Document, schema: Mapping[str, Any]) -> list[Problem]:
     """Compares a document with a JSON schema. Returns every problem, in the order of lines; the list is empty if none.
 
-    A schema's own ``description`` is what a message says is expected there.
+    A schema's own ``description`` is what a message says is expected there. What is ``writeOnly`` is a secret, which no
+    message shows.
     """
     problems: list[Problem] = []
     for error in _Validator(schema).iter_errors(document.value):
@@ -214,6 +215,8 @@ def _explain(document: Document, error: ValidationError) -> Iterable[Problem]:
         if expected is None and error.validator == "enum":
             expected = "one of " + ", ".join(str(value) for value in error.validator_value)
         found = "nothing" if error.instance is None else _shown(error.instance)
+        if schema.get("writeOnly"):
+            found = "something else"
         if error.validator == "uniqueItems":
             expected = f"{expected}, each once"
         yield document.problem(where, f"expected {expected}, found {found}" if expected else error.message)

@@ -7,6 +7,7 @@ ends, so does it.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from exporter.places import PLACES, Place
 from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 from exporter.web.server import Server
+from exporter.web.settings import Settings
 from exporter.web.site import Site
 
 log = logging.getLogger(__name__)
@@ -100,6 +102,19 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Web:
+    """From the supervisor: what clients find. Until the first of these nobody is answered.
+
+    Where there is a web config, read_at is when it was last read with success, as a Unix time; successful says whether
+    that was the last time that it was read.
+    """
+
+    settings: Settings
+    successful: bool = True
+    read_at: float | None = None
+
+
+@dataclass(frozen=True)
 class Start:
     """What a worker begins with."""
 
@@ -124,7 +139,7 @@ class Worker:
         self._pages: dict[Format, list[bytes]] = {}  # of the last read
         self._server = Server(Site(self._health, self._page))
         self._other_interval = asyncio.Event()
-        self._other_sockets = asyncio.Event()
+        self._changes: asyncio.Queue[Web | list[socket.socket]] = asyncio.Queue()  # of what clients find, and where
 
     async def run(self) -> None:
         """Serves until the supervisor ends or says so."""
@@ -160,9 +175,10 @@ class Worker:
             if message.interval != self._configured.interval:
                 self._other_interval.set()
             self._configured = message
+        elif isinstance(message, Web):
+            self._changes.put_nowait(message)
         elif isinstance(message, Listen):
-            self._listening = [socket.socket(fileno=fd) for fd in fds]
-            self._other_sockets.set()
+            self._changes.put_nowait([socket.socket(fileno=fd) for fd in fds])
         elif isinstance(message, Told):
             PLACES.learn(message.places, message.names)
 
@@ -202,10 +218,30 @@ class Worker:
             reader.close()
 
     async def _serve(self) -> None:
+        """Serves clients: where and how, as the supervisor's messages come, one after the other."""
+        admitting = False
         while True:
-            await self._server.serve(self._listening)
-            await self._other_sockets.wait()
-            self._other_sockets.clear()
+            change = await self._changes.get()
+            if isinstance(change, Web):
+                self._use(change, admitting)
+                if admitting:
+                    continue
+                admitting = True
+            else:
+                self._listening = change
+            if admitting:
+                await self._server.serve(self._listening)
+
+    def _use(self, web: Web, admitting: bool) -> None:
+        """Has clients find what they are to find from now on. Raises OSError where it can't, and nothing was before."""
+        try:
+            self._server.use(web.settings)
+        except OSError as error:
+            if not admitting:
+                raise
+            log.error("web config cannot be applied, the former goes on", extra={"reason": str(error)})
+            web = dataclasses.replace(web, successful=False, read_at=self._health.web_read_at)
+        self._health.web_successful, self._health.web_read_at = web.successful, web.read_at
 
     def _read(self) -> None:
         began = time.monotonic()

@@ -94,6 +94,8 @@ class Health:
     running: dict[str, Running] = field(default_factory=dict)
     scripts: dict[str, Reader] = field(default_factory=dict)
     worker_restarts: int = 0
+    web_successful: bool = True
+    web_read_at: float | None = None  # the web config, with success; None: there is none
     last_read: float = 0.0
     last_read_duration: float = 0.0
 
@@ -149,6 +151,17 @@ class Health:
             "When the config was last read with success.",
             self.config_loaded,
         )
+        if self.web_read_at is not None:
+            yield GaugeMetricFamily(
+                "ebpf_exporter_web_config_last_reload_successful",
+                "Whether the web config was read with success, last time.",
+                self.web_successful,
+            )
+            yield GaugeMetricFamily(
+                "ebpf_exporter_web_config_last_reload_success_timestamp_seconds",
+                "When the web config was last read with success.",
+                self.web_read_at,
+            )
         yield CounterMetricFamily(
             "ebpf_exporter_worker_restarts_total", "Times that the worker was started again.", self.worker_restarts
         )

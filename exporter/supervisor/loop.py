@@ -23,6 +23,7 @@ from exporter.supervisor.listening import Listening
 from exporter.supervisor.plan import Plan
 from exporter.supervisor.probes import Changes, Probes
 from exporter.supervisor.reload import Reloads
+from exporter.supervisor.web import WebConfig
 from exporter.supervisor.worker import WorkerProcess
 from exporter.worker import Configured, Statuses
 
@@ -64,11 +65,14 @@ class Supervisor:
         self._worker = WorkerProcess(self._selector, barrier, keep_bpf, self._worker_started)
         self._worker.configure(Configured(self._plan.interval, self._read_at))
         self._worker.listen(self._listening.sockets)
+        self._web = WebConfig(self._selector, self._tell_web)
+        self._web.use(self._plan.web)
         self._probes = Probes(self._selector, self._worker.send, self._statuses_changed)
         self._reloads = Reloads(
             self._config, self._selector, self._probes, self._apply, self._config_read, self._notify_reload
         )
         self._control = Control(self._config, self._selector, self._reloads.ask)
+        self._ticking = (self._probes, self._reloads, self._web, self._worker)
         try:
             _tell(self._plan.dangers)
             self._probes.apply(self._plan.probes)
@@ -77,7 +81,7 @@ class Supervisor:
                 for key, _ in self._selector.select(self._timeout()):
                     if self._selector.get_map().get(key.fd) is key:  # else one before it was the end of this one
                         key.data()
-                for one in (self._probes, self._reloads, self._worker):
+                for one in self._ticking:
                     one.tick()
                 self._watchdog.tick(self._worker.well)
         finally:
@@ -102,6 +106,11 @@ class Supervisor:
 
         self._selector.register(ours, selectors.EVENT_READ, signalled)
 
+    def _pages(self, wanted: Plan) -> list[str]:
+        secure = wanted.web is not None and wanted.web.settings is not None and wanted.web.settings.tls is not None
+        hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in wanted.listen]
+        return list(dict.fromkeys(f"http{'s' * secure}://{host}:{port}/metrics" for host, port in hosts))
+
     # -- another config
 
     def _apply(self, wanted: Plan) -> tuple[Changes, dict[str, str]]:
@@ -112,7 +121,15 @@ class Supervisor:
         gone = self._listening.change(wanted.listen)
         others: dict[str, str] = {}
         if self._listening.sockets != before:
-            others["listens on"] = " ".join(_pages(wanted))
+            others["listens on"] = " ".join(self._pages(wanted))
+            # what goes goes first, and what comes comes last: no socket has the other's TLS and passwords
+            self._worker.listen([one for one in self._listening.sockets if one in before])
+        settings = self._web.state.settings
+        self._web.use(wanted.web)
+        self._tell_web()
+        if self._web.state.settings != settings:
+            others["web config"] = str(wanted.web.path) if wanted.web is not None else "none"
+        if self._listening.sockets != before:
             self._worker.listen(self._listening.sockets)
             for one in gone:
                 one.close()
@@ -138,11 +155,14 @@ class Supervisor:
     # -- the loop
 
     def _timeout(self) -> float | None:
-        ticking = (self._probes, self._reloads, self._worker, self._watchdog)
-        deadline = min(one.deadline for one in ticking)
+        deadline = min(self._watchdog.deadline, *(one.deadline for one in self._ticking))
         return max(0.0, deadline - time.monotonic()) if deadline < math.inf else None
 
+    def _tell_web(self) -> None:
+        self._worker.send(self._web.state)
+
     def _worker_started(self) -> None:
+        self._tell_web()  # before that it answers nobody
         self._probes.give_all()
         self._statuses_changed()
 
@@ -158,7 +178,7 @@ class Supervisor:
         for status in self._probes.statuses.values():
             told = {"probe": status.name, "mechanism": status.mechanism, "reason": status.reason}
             log.info("probe %s", status.state, extra={**told, "purpose": status.purpose})
-        log.info("serving", extra={"metrics": " ".join(_pages(self._plan))})
+        log.info("serving", extra={"metrics": " ".join(self._pages(self._plan))})
         systemd.notify("READY=1")
 
     def _stop(self) -> None:
@@ -166,13 +186,9 @@ class Supervisor:
         signal.set_wakeup_fd(-1)
         self._control.close()
         self._reloads.kill()
+        self._web.stop()
         self._probes.stop()
         self._worker.stop()
-
-
-def _pages(wanted: Plan) -> list[str]:
-    hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in wanted.listen]
-    return list(dict.fromkeys(f"http://{host}:{port}/metrics" for host, port in hosts))
 
 
 def _tell(dangers: tuple[Danger, ...]) -> None:

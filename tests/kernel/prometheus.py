@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +26,9 @@ View = dict[Key, list[tuple[float, float]]]  # of each series (Unix time of the 
 class Prometheus:
     """``prometheus`` with one target, from its first successful scrape of it to its end."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, settings: Mapping[str, Any] | None = None) -> None:
+        """settings are further ones of its scrapes, such as a password."""
+        self._settings = settings or {}
         self._target = f"127.0.0.1:{target_port}"
         self._port = free_port()
         self._temporary = tempfile.TemporaryDirectory()
@@ -35,7 +38,7 @@ class Prometheus:
     def __enter__(self) -> Self:
         config = {
             "global": {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL},
-            "scrape_configs": [{"job_name": "test", "static_configs": [{"targets": [self._target]}]}],
+            "scrape_configs": [{"job_name": "test", "static_configs": [{"targets": [self._target]}], **self._settings}],
         }
         (self._work / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
         self._process = subprocess.Popen(

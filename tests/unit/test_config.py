@@ -124,7 +124,7 @@ def test_interval(write: Write, text: str, seconds: float) -> None:
         ("probe_folders: mine", "1: probe_folders: expected a list of folders, found 'mine'"),
         ("probe_folders: [3]", "1: probe_folders.0: expected a folder, found 3"),
         ("lisen: [':1']", "1: lisen: unknown key; did you mean 'listen'? "
-                           "allowed: listen, interval, probe_folders, probes"),
+                           "allowed: listen, interval, probe_folders, web_config, probes"),
     ],
 )  # fmt: skip
 def test_setting_of_a_wrong_form(write: Write, text: str, problem: str) -> None:

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hostile clients against the daemon, in the clear and by TLS with passwords: scrapes go on, memory is bounded."""
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from tests.certificates import Authority
+from tests.e2e.attacks import ATTACKS
+from tests.e2e.clients import Scraper, attack, descriptors, resident_mb
+from tests.kernel.daemon import Daemon
+
+PASSWORD = "correct horse"
+MOST_MB = 32  # what all attacks together may add to the worker
+
+
+@dataclass
+class Served:
+    """A daemon, a scraper that may come in, and the CA of its certificate, if it has one."""
+
+    daemon: Daemon
+    scraper: Scraper
+    ca: Path | None
+
+
+@pytest.fixture(scope="module", params=["clear", "tls"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    if request.param == "clear":
+        with Daemon({"file_opens": {}}) as daemon:
+            yield Served(daemon, Scraper(daemon.port), None)
+        return
+    folder = tmp_path_factory.mktemp("web")
+    authority = Authority(folder)
+    pair = authority.issue("server")
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
+    (folder / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {pair.certificate.name}, key_file: {pair.key.name}}}\n"
+        f"basic_auth_users: {{prometheus: {hashed}}}\n"
+    )
+    with Daemon({"file_opens": {}}, web_config=str(folder / "web.yml")) as daemon:
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        yield Served(daemon, Scraper(daemon.port, context, PASSWORD), authority.certificate)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("address", "pause"), [("127.0.0.2", 0.2), ("127.0.0.1", 1.0)], ids=["other", "same"])
+def test_scrapes_go_on(served: Served, name: str, address: str, pause: float) -> None:
+    """While clients do their worst, from another address or from that of the scraper itself, it has its pages in time;
+    what that takes of memory is bounded."""
+    if name == "passwords" and served.ca is None:
+        pytest.skip("without users no password is looked at")
+    served.scraper.seconds()
+    before = resident_mb(served.daemon)
+    with attack(name, served.daemon.port, served.ca, address, pause):
+        served.scraper.scrapes_promptly()
+    print(name, address, round(before, 1), round(resident_mb(served.daemon), 1), descriptors(served.daemon))
+    assert resident_mb(served.daemon) - before < MOST_MB
+
+
+def test_nothing_stays(served: Served) -> None:
+    """After all of that the worker has the descriptors that it began with, and has said nothing but what is so."""
+    served.scraper.seconds()
+    served.daemon.wait_for(lambda: True, "")
+    assert "Traceback" not in served.daemon.log()
+    assert "ERROR" not in served.daemon.log()
