@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells systemd how we are: sd_notify(3), a datagram to the socket that $NOTIFY_SOCKET names."""
+"""What we have of systemd and tell it: sockets by sd_listen_fds(3), how we are by sd_notify(3)."""
 
 import logging
 import math
@@ -7,9 +7,35 @@ import os
 import socket
 import time
 
+from exporter.errors import StartError
+
 SECONDS = 1.0  # for systemd to take what it is told: nobody may read it, and others wait for us
+_FIRST_FD = 3
 
 log = logging.getLogger(__name__)
+
+
+def sockets() -> list[tuple[str, socket.socket]]:
+    """Returns the listening sockets that systemd has passed, with their names; the second call returns none.
+
+    Raises StartError where something else was passed.
+    """
+    pid, count, names = (os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdigit():  # left over from who started us
+        return []
+    found = []
+    for number in range(int(count)):
+        name = [*names.split(":"), *[""] * number][number] or "unknown"
+        try:
+            one = socket.socket(fileno=_FIRST_FD + number)
+            listens = one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:
+            listens = False
+        if not listens:
+            raise StartError(f"systemd has passed {name!r}, which is no socket that listens for streams")
+        one.set_inheritable(False)
+        found.append((name, one))
+    return found
 
 
 def notify_reloading() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listening sockets: opened here, answered by the worker."""
+"""The listening sockets: opened here or passed by systemd, answered by the worker."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from exporter import systemd
 from exporter.errors import StartError
 
 Address = tuple[int, Any]  # a family, and what bind(2) takes
@@ -17,18 +18,35 @@ class Listening:
 
     def __init__(self) -> None:
         self._open: dict[Address, socket.socket] = {}
+        self._passed: list[tuple[str, socket.socket]] = []
+
+    def take_passed(self) -> None:
+        """Takes the sockets that systemd has passed, if it has: they replace all addresses. Raises StartError."""
+        self._passed = systemd.sockets()
 
     @property
     def sockets(self) -> list[socket.socket]:
-        return list(self._open.values())
+        return [one for _, one in self._passed] or list(self._open.values())
+
+    @property
+    def names(self) -> list[str]:
+        """What systemd calls the sockets that it has passed."""
+        return [name for name, _ in self._passed]
+
+    def places(self, wanted: tuple[tuple[str, int], ...]) -> list[str]:
+        """Returns where it is listened, where these hosts and ports are wanted, as HOST:PORT."""
+        passed = [one.getsockname() for _, one in self._passed]
+        return list(dict.fromkeys(map(_place, passed or wanted)))
 
     def change(self, wanted: tuple[tuple[str, int], ...]) -> list[socket.socket]:
         """Makes these hosts and ports those that are listened on; a name such as localhost stands for all its
         addresses.
 
-        Those that stay are not touched. Returns the sockets that are not wanted any more, to be closed once nobody
-        answers on them. Raises StartError, with nothing changed.
+        Those that stay are not touched, and those that systemd has passed stay always. Returns the sockets that are not
+        wanted any more, to be closed once nobody answers on them. Raises StartError, with nothing changed.
         """
+        if self._passed:
+            return []
         opened: dict[Address, socket.socket] = {}
         try:
             for host, port in wanted:
@@ -71,6 +89,14 @@ class Listening:
             hint = "; is another exporter running?" if first.errno == errno.EADDRINUSE else ""
             raise StartError(f"cannot listen on {host or '*'}:{port}: {first.strerror}{hint}")
         return opened
+
+
+def _place(address: Any) -> str:
+    """("::1", 9435, 0, 0) -> ``[::1]:9435``; a Unix socket's is its path"""
+    if not isinstance(address, tuple):
+        return str(address)
+    host, port, *_ = address
+    return f"[{host}]:{port}" if ":" in host else f"{host or 'localhost'}:{port}"
 
 
 def _listening(family: int, address: Any, there: dict[Address, socket.socket]) -> socket.socket:

@@ -48,6 +48,7 @@ class Supervisor:
         """Runs until SIGTERM or SIGINT. Raises StartError where it can't begin."""
         privileges.require(list(self._plan.probes))
         host.raise_limits()
+        self._listening.take_passed()
         self._listening.change(self._plan.listen)
         self._watch_signals()
         host.mount_tracefs()
@@ -108,8 +109,7 @@ class Supervisor:
 
     def _pages(self, wanted: Plan) -> list[str]:
         secure = wanted.web is not None and wanted.web.settings is not None and wanted.web.settings.tls is not None
-        hosts = [(f"[{host}]" if ":" in host else host or "localhost", port) for host, port in wanted.listen]
-        return list(dict.fromkeys(f"http{'s' * secure}://{host}:{port}/metrics" for host, port in hosts))
+        return [f"http{'s' * secure}://{place}/metrics" for place in self._listening.places(wanted.listen)]
 
     # -- another config
 
@@ -178,7 +178,9 @@ class Supervisor:
         for status in self._probes.statuses.values():
             told = {"probe": status.name, "mechanism": status.mechanism, "reason": status.reason}
             log.info("probe %s", status.state, extra={**told, "purpose": status.purpose})
-        log.info("serving", extra={"metrics": " ".join(self._pages(self._plan))})
+        log.info(
+            "serving", extra={"metrics": " ".join(self._pages(self._plan)), "systemd": " ".join(self._listening.names)}
+        )
         systemd.notify("READY=1")
 
     def _stop(self) -> None:

@@ -57,13 +57,15 @@ def test_scrapes_go_on(served: Served, name: str, address: str, pause: float) ->
     before = resident_mb(served.daemon)
     with attack(name, served.daemon.port, served.ca, address, pause):
         served.scraper.scrapes_promptly()
-    print(name, address, round(before, 1), round(resident_mb(served.daemon), 1), descriptors(served.daemon))
     assert resident_mb(served.daemon) - before < MOST_MB
 
 
 def test_nothing_stays(served: Served) -> None:
-    """After all of that the worker has the descriptors that it began with, and has said nothing but what is so."""
-    served.scraper.seconds()
-    served.daemon.wait_for(lambda: True, "")
+    """After all of that the worker comes down to the descriptors that it has without clients, and no fault is told."""
+    for _ in range(100):
+        served.scraper.seconds()
+        if descriptors(served.daemon) < 40:
+            break
+    assert descriptors(served.daemon) < 40
     assert "Traceback" not in served.daemon.log()
     assert "ERROR" not in served.daemon.log()

@@ -2,8 +2,12 @@
 """The service under systemd, on a machine that is made for it: install, start, use, stop, nothing left."""
 
 import json
+import re
+import ssl
 import subprocess
+import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -132,6 +136,82 @@ def test_a_killed_service_is_started_again() -> None:
         config.write_text(whole)
 
 
+def test_the_readmes_way_to_the_network() -> None:
+    """The README's commands, letter by letter, open the service by TLS and with a password, to all addresses."""
+    folder = Path("/etc/ebpf-exporter")
+    run(str(ROOT / "deploy" / "install"))
+    whole = (folder / "config.yaml").read_text()
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Open it to the network") : text.index("## bpftrace scripts")]
+    (commands,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    commands = commands.replace("--user prometheus ", "--user 'prometheus:correct horse' ")  # it would ask
+    try:
+        done = subprocess.run(
+            ["sh", "-euc", commands], input="correct horse\n", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr + run("journalctl", "-u", "ebpf-exporter")
+        assert "ebpf_exporter_build_info" in done.stdout
+        assert (folder / "web.key").stat().st_mode & 0o077 == 0
+        assert (folder / "web.yml").stat().st_mode & 0o077 == 0
+        trusting = ssl.create_default_context(cafile=str(folder / "web.crt"))
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen("https://localhost:9435/metrics", context=trusting, timeout=60)
+        assert {"0.0.0.0:9435", "[::]:9435"} <= set(run("ss", "-Hltn").split())
+    finally:
+        run("systemctl", "stop", "ebpf-exporter")
+        (folder / "config.yaml").write_text(whole)
+        for name in ("web.yml", "web.key", "web.crt"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def test_socket_activation() -> None:
+    """The first scrape starts the service; while it restarts who comes waits, and nobody is refused."""
+    run(str(ROOT / "deploy" / "install"))
+    config = Path("/etc/ebpf-exporter/config.yaml")
+    whole = config.read_text()
+    config.write_text("probes: {process_execs: {}}\n")
+    run("systemctl", "start", "ebpf-exporter.socket")
+    over = threading.Event()
+    failures: list[Exception] = []
+    scrapes = 0
+
+    def scrape() -> None:
+        nonlocal scrapes
+        while not over.is_set():
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:9435/metrics", timeout=300) as answer:
+                    answer.read()
+                scrapes += 1
+            except ConnectionResetError:  # it was being answered by the one that ended
+                continue
+            except urllib.error.URLError as error:
+                if isinstance(error.reason, ConnectionRefusedError):
+                    failures.append(error)
+            except OSError:
+                continue
+
+    try:
+        assert run("systemctl", "show", "-P", "ActiveState", "ebpf-exporter").strip() == "inactive"
+        with urllib.request.urlopen("http://127.0.0.1:9435/metrics", timeout=300) as answer:
+            assert b"ebpf_exporter_build_info" in answer.read()
+        assert run("systemctl", "show", "-P", "ActiveState", "ebpf-exporter").strip() in ("activating", "active")
+        thread = threading.Thread(target=scrape)
+        thread.start()
+        run("systemctl", "restart", "ebpf-exporter")
+        before = scrapes
+        while scrapes < before + 2:
+            assert thread.is_alive()
+            run("true")
+        over.set()
+        thread.join()
+        assert failures == []
+        assert "systemd=metrics" in run("journalctl", "-u", "ebpf-exporter")
+    finally:
+        over.set()
+        run("systemctl", "stop", "ebpf-exporter.socket", "ebpf-exporter.service")
+        config.write_text(whole)
+
+
 def test_a_second_install_keeps_the_config_and_uninstall_keeps_it_too() -> None:
     """What a user wrote into the config survives an upgrade and a removal."""
     config = Path("/etc/ebpf-exporter/config.yaml")
@@ -142,4 +222,4 @@ def test_a_second_install_keeps_the_config_and_uninstall_keeps_it_too() -> None:
     run(str(ROOT / "deploy" / "install"), "--uninstall")
     assert config.read_text() == "probes: {file_opens: {}}\n"
     assert not Path("/usr/local/bin/ebpf-exporter").exists()
-    assert not Path("/etc/systemd/system/ebpf-exporter.service").exists()
+    assert not list(Path("/etc/systemd/system").glob("ebpf-exporter*"))

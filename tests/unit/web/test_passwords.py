@@ -21,7 +21,13 @@ def hashed(password: str, cost: int = 4) -> str:
 
 
 ALICE, BOB = hashed("wonderland"), hashed("builder", 5)
-USERS = (("alice", ALICE), ("bob", BOB), ("zoë", hashed("ünïcode")), ("long", hashed("x" * 72)))
+USERS = (
+    ("alice", ALICE),
+    ("bob", BOB),
+    ("zoë", hashed("ünïcode")),
+    ("long", hashed("x" * 72)),
+    ("asks", hashed("who?")),
+)
 
 
 class Checks:
@@ -70,7 +76,8 @@ def run(conversation: Callable[[Passwords], Awaitable[T]], users: tuple[tuple[st
         ("", "", False),
         ("alice", "wonderland\0", False),
         ("alice", "wonderland?", False),
-        ("alice", "w\0", False),
+        ("asks", "who?", True),
+        ("asks", "who\0", False),
         ("long", "x" * 72, True),
         ("long", "x" * 5000, True),  # bcrypt looks at 72 bytes, and htpasswd has hashed no more
         ("long", "x" * 71, False),

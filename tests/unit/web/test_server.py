@@ -235,6 +235,28 @@ def test_a_flood_of_one_client_leaves_others_their_turn() -> None:
     assert talk(conversation, answering) < 20
 
 
+def test_a_crowd_of_one_client_leaves_others_their_turn() -> None:
+    """Of two addresses that ask at the same time each has its turn, however many connections one of them has."""
+    order: list[str] = []
+
+    async def conversation(connect: Connect) -> int:
+        port = (await connect()).port
+        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(50)]
+        other = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        for number, (_, writer) in enumerate([*crowd, other]):
+            writer.write(request(f"/{number}"))
+        for reader, writer in [*crowd, other]:
+            await reader.readuntil(b"answer to")
+            writer.transport.abort()
+        return order.index("/50")
+
+    async def answering(path: str, headers: Mapping[str, str]) -> Response:
+        order.append(path)
+        return await handler(path, headers)
+
+    assert talk(conversation, answering) < 5
+
+
 @pytest.mark.parametrize("ending", ["Connection: close", "X-None: x"])
 def test_a_client_that_takes_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     """An answer that nobody takes, also a last one, ends with its time: no descriptor stays for it."""
