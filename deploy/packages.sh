@@ -2,7 +2,7 @@
 # Sourced by deploy/run, deploy/install and tests/run: what is needed, and how it gets there.
 
 # All are in Debian 12 and 13.
-RUNTIME_PACKAGES="python3 python3-bpfcc python3-prometheus-client python3-yaml python3-jsonschema python3-h11 python3-bcrypt python3-pyelftools libbpf1 bpftool"
+RUNTIME_PACKAGES="python3 python3-bpfcc python3-prometheus-client python3-yaml python3-jsonschema python3-h11 python3-bcrypt python3-pyelftools python3-seccomp libbpf1 bpftool"
 
 # need PACKAGE...: installs what is missing on Debian and its descendants; elsewhere says what is wanted.
 need() {

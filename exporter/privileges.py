@@ -5,9 +5,11 @@ import ctypes
 import os
 import pwd
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
-from exporter import libbpf
+from exporter import libbpf, sandbox
+from exporter.child import isolated
 from exporter.errors import StartError
 from exporter.probe import Probe
 
@@ -85,6 +87,21 @@ def worker_ids() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
+@dataclass(frozen=True)
+class WorkerRights:
+    """What a worker keeps: CAP_BPF or no capability, and of the system calls those that a filter allows."""
+
+    keep_bpf: bool
+    filter: bytes
+
+
+def worker_rights(map_fd: int) -> WorkerRights:
+    """Returns what a worker needs on this kernel to read maps; map_fd is of any. Raises StartError."""
+    allowed = isolated(sandbox.program)
+    assert isinstance(allowed, bytes)
+    return WorkerRights(_maps_need_bpf(map_fd), allowed)
+
+
 def drop(keep_bpf: bool) -> None:
     """Gives up root and every capability, for good. keep_bpf keeps CAP_BPF alone, for kernels before 5.19."""
     uid, gid = worker_ids()
@@ -106,7 +123,7 @@ def drop(keep_bpf: bool) -> None:
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def maps_need_bpf(map_fd: int) -> bool:
+def _maps_need_bpf(map_fd: int) -> bool:
     """Whether this kernel refuses a map's content to a process without CAP_BPF, as it did before 5.19; by trial."""
     pid = os.fork()
     if pid == 0:

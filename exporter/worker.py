@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The unprivileged process: reads maps by their descriptors, adds up, answers on the network.
 
-It has no capability and can't load a program. All that it is told comes down the channel from the supervisor; when that
-ends, so does it.
+It has no capability, and can't load a program, write a file or execute one (``sandbox``). All that it is told comes
+down the channel from the supervisor; when that ends, so does it.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from exporter import child, privileges, symbols
+from exporter import child, privileges, sandbox, symbols
 from exporter.bpftrace.reader import Reader
 from exporter.channel import Channel
 from exporter.metrics import exposition, maps
@@ -24,6 +24,7 @@ from exporter.metrics.exposition import Format
 from exporter.metrics.health import Health, Running
 from exporter.metrics.maps import Barrier, ProbeMaps
 from exporter.places import PLACES, Place
+from exporter.privileges import WorkerRights
 from exporter.probe import Probe
 from exporter.status import Loaded, ProbeStatus
 from exporter.web.server import Server
@@ -293,7 +294,12 @@ def _finish(future: "asyncio.Future[None]", task: "asyncio.Task[None] | None" = 
 
 
 def main(
-    start: Start, channel: Channel, barrier_fds: list[int], listening: list[socket.socket], keep_bpf: bool, parent: int
+    start: Start,
+    channel: Channel,
+    barrier_fds: list[int],
+    listening: list[socket.socket],
+    rights: WorkerRights,
+    parent: int,
 ) -> NoReturn:
     """Runs the worker in a process that was forked for it by the process parent; never returns."""
     code = 1
@@ -303,8 +309,9 @@ def main(
             signal.signal(number, signal.SIG_IGN)
         kept = {channel.fileno(), *barrier_fds, *(one.fileno() for one in listening)}
         child.close_all_but(kept)
-        privileges.drop(keep_bpf)
+        privileges.drop(rights.keep_bpf)
         child.die_with(parent)  # after the drop: a change of user takes it back
+        sandbox.enter(rights.filter)
         asyncio.run(Worker(start, channel, Barrier(*barrier_fds), listening).run())
         code = 0
     except BaseException:

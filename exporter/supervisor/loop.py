@@ -56,14 +56,14 @@ class Supervisor:
             barrier = Barrier.create()
         except OSError as error:
             raise StartError(libbpf.refusal(error)) from error
-        keep_bpf = privileges.maps_need_bpf(barrier[1])
+        rights = privileges.worker_rights(barrier[1])
         try:
             self._statistics = libbpf.enable_statistics()
         except OSError as error:
             log.warning(
                 "no BPF statistics: runs and run time of programs are unknown", extra={"reason": error.strerror}
             )
-        self._worker = WorkerProcess(self._selector, barrier, keep_bpf, self._worker_started)
+        self._worker = WorkerProcess(self._selector, barrier, rights, self._worker_started)
         self._worker.configure(Configured(self._plan.interval, self._read_at))
         self._worker.listen(self._listening.sockets)
         self._web = WebConfig(self._selector, self._tell_web)

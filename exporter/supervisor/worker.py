@@ -15,6 +15,7 @@ from typing import Protocol
 from exporter import worker
 from exporter.channel import Channel
 from exporter.errors import StartError
+from exporter.privileges import WorkerRights
 
 STOP_SECONDS = 5.0
 SEND_SECONDS = 5.0  # for the worker to take a message
@@ -34,13 +35,12 @@ class WorkerProcess:
     """The worker, through all its lives."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, barrier: list[int], keep_bpf: bool, started: Callable[[], None]
+        self, selector: selectors.BaseSelector, barrier: list[int], rights: WorkerRights, started: Callable[[], None]
     ) -> None:
-        """keep_bpf says whether to leave it CAP_BPF. started is called when a worker was started, which has to be told
-        everything."""
+        """started is called when a worker was started, which has to be told everything."""
         self._selector = selector
         self._barrier = barrier
-        self._keep_bpf = keep_bpf
+        self._rights = rights
         self._started = started
         self._configured: worker.Configured | None = None
         self._listening: list[socket.socket] = []
@@ -93,7 +93,7 @@ class WorkerProcess:
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
-            worker.main(start, theirs, self._barrier, self._listening, self._keep_bpf, parent)
+            worker.main(start, theirs, self._barrier, self._listening, self._rights, parent)
         theirs.close()
         self._pid, self._channel = pid, ours
         self._end = os.pidfd_open(pid)

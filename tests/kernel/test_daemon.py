@@ -45,7 +45,7 @@ def loaded_programs() -> set[int]:
 
 
 def test_the_worker_has_no_privileges_while_counters_move(tmp_path: Path, workload: Workload) -> None:
-    """Uid not 0, no capability in any set, no new privileges: and the counts go on."""
+    """Uid not 0, no capability in any set, no new privileges, a filter of system calls: and the counts go on."""
     (tmp_path / "file").touch()
     with Daemon({"file_opens": {}}) as daemon:
         for expected in (16, 32):
@@ -59,6 +59,7 @@ def test_the_worker_has_no_privileges_while_counters_move(tmp_path: Path, worklo
     for which in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert worker[which] == "0000000000000000", which
     assert worker["NoNewPrivs"] == "1"
+    assert worker["Seccomp"] == "2"  # a filter
 
 
 def test_bcc_stays_out_of_the_processes_that_stay() -> None:

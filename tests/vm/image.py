@@ -134,6 +134,7 @@ USERLAND = (
     "python3-prometheus-client",
     "python3-pyelftools",
     "python3-pytest",
+    "python3-seccomp",
     "python3-yaml",
     "sudo",
     "systemd",
