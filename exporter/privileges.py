@@ -11,44 +11,43 @@ from pathlib import Path
 from exporter import libbpf, sandbox
 from exporter.child import isolated
 from exporter.errors import StartError
-from exporter.probe import Probe
 
 USER = "ebpf-exporter"
 NOBODY = 65534
 
-_CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = (
-    6,
-    7,
-    12,
-    2,
-    21,
-    38,
-    39,
-)
+# include/uapi/linux/capability.h
+_CAP_DAC_READ_SEARCH, _CAP_KILL, _CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 2, 5, 6, 7, 12, 21
+_CAP_PERFMON, _CAP_BPF = 38, 39
 _NAMES = {
+    _CAP_DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH",
+    _CAP_KILL: "CAP_KILL",
     _CAP_SETGID: "CAP_SETGID",
     _CAP_SETUID: "CAP_SETUID",
     _CAP_NET_ADMIN: "CAP_NET_ADMIN",
-    _CAP_DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH",
     _CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
     _CAP_PERFMON: "CAP_PERFMON",
     _CAP_BPF: "CAP_BPF",
 }
+# to the kernel CAP_SYS_ADMIN is these as well, where BPF programs are loaded (bpf_capable, perfmon_capable)
+_WITHIN_SYS_ADMIN = {_CAP_BPF, _CAP_PERFMON, _CAP_NET_ADMIN}
+
 _ALWAYS = {
     _CAP_BPF: "to load BPF programs",
     _CAP_PERFMON: "to attach them",
     _CAP_SETUID: "to give the worker another user",
     _CAP_SETGID: "to give the worker another group",
+    _CAP_KILL: "to end the worker",
 }
-# family of hooks -> what it wants besides
-_BY_FAMILY = {
-    "tracepoint": {_CAP_DAC_READ_SEARCH: "to read tracefs"},
-    # the perf PMUs, since the fix of CVE-2025-38466 in 5.15.189, 6.1.146, 6.6.99 and 6.12.39
-    "uprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
-    "uretprobe": {_CAP_SYS_ADMIN: "to attach uprobes"},
-    "usdt": {_CAP_SYS_ADMIN: "to attach uprobes"},
-    "tc": {_CAP_NET_ADMIN: "to attach to interfaces"},
-    "xdp": {_CAP_NET_ADMIN: "to attach to interfaces"},
+# Debian's kernels ask for it above 2, and have 3; others take CAP_PERFMON for any number
+_PERF_EVENTS = {_CAP_SYS_ADMIN: "for perf events, where kernel.perf_event_paranoid is above 2"}
+# the first: the perf PMUs, since the fix of CVE-2025-38466 in 5.15.189, 6.1.146, 6.6.99 and 6.12.39
+_UPROBES = {_CAP_SYS_ADMIN: "to attach uprobes", _CAP_DAC_READ_SEARCH: "to read programs in closed folders"}
+# what a family of hooks may want besides; where it is missing, that family's probes fail
+_OF_FAMILY = {
+    **dict.fromkeys(("kprobe", "kretprobe", "profile", "software", "hardware"), _PERF_EVENTS),
+    "tracepoint": {**_PERF_EVENTS, _CAP_DAC_READ_SEARCH: "to read tracefs"},
+    **dict.fromkeys(("uprobe", "uretprobe", "usdt"), _UPROBES),
+    **dict.fromkeys(("tc", "xdp"), {_CAP_NET_ADMIN: "to attach to interfaces"}),
 }
 
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 8, 24, 38, 47, 4
@@ -56,19 +55,25 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def require(probes: list[Probe]) -> None:
-    """Raises StartError, naming it, where a capability that these probes need is missing."""
-    wanted = dict(_ALWAYS)
-    for probe in probes:
-        for mechanism in probe.mechanisms:
-            for program in probe.programs(mechanism):
-                for hook in program.hooks:
-                    wanted |= _BY_FAMILY.get(hook.family, {})
-    held = _effective()
-    missing = [f"{_NAMES[cap]} ({why})" for cap, why in sorted(wanted.items()) if not held >> cap & 1]
+def require() -> None:
+    """Raises StartError, naming it, where a capability is missing without which nothing runs."""
+    missing = [f"{_NAMES[capability]} ({why})" for capability, why in sorted(_ALWAYS.items()) if not _has(capability)]
     if missing:
         who = "run it as root" if os.geteuid() else "this root is a restricted one"
         raise StartError(f"lacks {', '.join(missing)}: {who}")
+
+
+def lacking(family: str) -> str:
+    """Returns the end of a message of what was refused at a hook: the capabilities that are missing, if any are."""
+    wanted = _OF_FAMILY.get(family, {})
+    missing = [f"{_NAMES[capability]} ({why})" for capability, why in wanted.items() if not _has(capability)]
+    return f": lacks {', '.join(missing)}" if missing else ""
+
+
+def _has(capability: int) -> bool:
+    held = _effective()
+    wanted = {capability, _CAP_SYS_ADMIN} if capability in _WITHIN_SYS_ADMIN else {capability}
+    return any(held >> one & 1 for one in wanted)
 
 
 def _effective() -> int:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter import libbpf, lockdown, perf
+from exporter import libbpf, lockdown, perf, privileges
 from exporter.errors import AttachError, HookError, LoadError, UnknownHook
 from exporter.hooks import events, files, tracefs
 from exporter.hooks.btf import Btf
@@ -198,7 +198,9 @@ def _explain(hook: Hook, number: int) -> str:
         return "this kernel does not count that"
     if hook.family == "profile" and number == errno.EINVAL:
         return f"at most {_SAMPLE_RATE.read_text().strip()} Hz are allowed (kernel.perf_event_max_sample_rate)"
-    return os.strerror(number) + (lockdown.hint() if number in (errno.EPERM, errno.EACCES) else "")
+    if number not in (errno.EPERM, errno.EACCES):
+        return os.strerror(number)
+    return os.strerror(number) + (privileges.lacking(hook.family) or lockdown.hint())
 
 
 def _tracepoint_id(hook: Hook) -> int:
@@ -210,7 +212,8 @@ def _tracepoint_id(hook: Hook) -> int:
             except FileNotFoundError as error:
                 raise NoSuchHook(f"this kernel has no {hook}", errno=errno.ENOENT) from error
             except OSError as error:
-                raise AttachError(f"cannot read {root}: {error.strerror}", errno=error.errno or 0) from error
+                why = f"{error.strerror}{privileges.lacking(hook.family)}"
+                raise AttachError(f"cannot read {root}: {why}", errno=error.errno or 0) from error
     raise AttachError(tracefs.absent())
 
 

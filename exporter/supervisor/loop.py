@@ -46,7 +46,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Runs until SIGTERM or SIGINT. Raises StartError where it can't begin."""
-        privileges.require(list(self._plan.probes))
+        privileges.require()
         host.raise_limits()
         self._listening.take_passed()
         self._listening.change(self._plan.listen)
@@ -116,7 +116,6 @@ class Supervisor:
     def _apply(self, wanted: Plan) -> tuple[Changes, dict[str, str]]:
         """Makes a plan what runs. Returns what it changes of the probes, and besides. Raises StartError, with nothing
         changed."""
-        privileges.require(list(wanted.probes))
         before = self._listening.sockets
         gone = self._listening.change(wanted.listen)
         others: dict[str, str] = {}

@@ -12,7 +12,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
@@ -301,15 +300,8 @@ def test_a_port_that_is_taken_is_said() -> None:
     assert loaded_programs() <= before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["--reuid", "65534", "--clear-groups"], "CAP_BPF"),
-        (["--bounding-set", "-net_admin", "--inh-caps", "-all"], "CAP_NET_ADMIN"),
-    ],
-)
-def test_a_missing_capability_is_named(arguments: list[str], word: str, tmp_path: Path) -> None:
-    """Not root, or a root without what XDP wants: one line that names it, exit 1."""
+def test_a_missing_capability_is_named(tmp_path: Path) -> None:
+    """Not root: one line that names what is missing, exit 1."""
     # a copy that everybody may read, wherever the checkout is
     for name in ("exporter", "bpf"):
         shutil.copytree(ROOT / name, tmp_path / name)
@@ -322,7 +314,7 @@ def test_a_missing_capability_is_named(arguments: list[str], word: str, tmp_path
         if str(parent) != "/":
             parent.chmod(parent.stat().st_mode | 0o011)
     run = subprocess.run(
-        ["setpriv", *arguments, str(command), "run", "--config", str(config)],
+        ["setpriv", "--reuid", "65534", "--clear-groups", str(command), "run", "--config", str(config)],
         capture_output=True,
         text=True,
         check=False,
@@ -330,4 +322,4 @@ def test_a_missing_capability_is_named(arguments: list[str], word: str, tmp_path
     )
     assert run.returncode == 1
     assert len(run.stderr.strip().splitlines()) == 1
-    assert word in run.stderr
+    assert "CAP_BPF" in run.stderr

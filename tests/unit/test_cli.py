@@ -117,7 +117,7 @@ def test_without_root(command: str) -> None:
     [line] = err.splitlines()
     assert line.startswith("ebpf-exporter: lacks ")
     assert "CAP_BPF (to load BPF programs)" in line
-    assert "CAP_NET_ADMIN (to attach to interfaces)" in line
+    assert "CAP_SETUID (to give the worker another user)" in line
     assert line.endswith(": run it as root")
 
 
