@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by deploy/run, deploy/install and tests/run: what is needed, and how it gets there.
+# Sourced by deploy/run, deploy/debian/rules and tests/run: what is needed, and how it gets there.
 
 # All are in Debian 12 and 13.
 RUNTIME_PACKAGES="python3 python3-bpfcc python3-prometheus-client python3-yaml python3-jsonschema python3-h11 python3-bcrypt python3-pyelftools python3-seccomp libbpf1 bpftool"

@@ -43,7 +43,9 @@ _C_KEYWORDS = frozenset(
     "void volatile while".split()
 )
 
-SHIPPED = Path(__file__).resolve().parent.parent / "bpf"
+_HERE = Path(__file__).resolve().parent
+# beside this package in a clone; within it in a wheel, which may put nothing elsewhere
+SHIPPED = next(folder for folder in (_HERE / "bpf", _HERE.parent / "bpf") if folder.is_dir())
 
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "a list of labels and metrics"}
 _HOOK_NAME = {

@@ -42,12 +42,13 @@ _ALWAYS = {
 _PERF_EVENTS = {_CAP_SYS_ADMIN: "for perf events, where kernel.perf_event_paranoid is above 2"}
 # the first: the perf PMUs, since the fix of CVE-2025-38466 in 5.15.189, 6.1.146, 6.6.99 and 6.12.39
 _UPROBES = {_CAP_SYS_ADMIN: "to attach uprobes", _CAP_DAC_READ_SEARCH: "to read programs in closed folders"}
+_INTERFACES = {_CAP_NET_ADMIN: "to attach to interfaces"}
 # what a family of hooks may want besides; where it is missing, that family's probes fail
 _OF_FAMILY = {
     **dict.fromkeys(("kprobe", "kretprobe", "profile", "software", "hardware"), _PERF_EVENTS),
     "tracepoint": {**_PERF_EVENTS, _CAP_DAC_READ_SEARCH: "to read tracefs"},
     **dict.fromkeys(("uprobe", "uretprobe", "usdt"), _UPROBES),
-    **dict.fromkeys(("tc", "xdp"), {_CAP_NET_ADMIN: "to attach to interfaces"}),
+    **dict.fromkeys(("tc", "xdp"), _INTERFACES),
 }
 
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 8, 24, 38, 47, 4

@@ -4,7 +4,7 @@
 python3 -m tests.vm.cell STEP [WORD…]
 
 prepare [--no-headers] [--no-btf]  what the cell lacks is taken away, for all boots to come
-install [PACKAGE]
+install                            the Debian package that was made of this checkout
 start PROBE…                       the service starts; of the config's probes these run, all others say what to do
 values PROBE…                      the service's page counts what happens, to the last one
 stop                               nothing is left in the kernel, no process, and no file in /run or /tmp
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kernel.daemon import ROOT, Samples, count, parsed
+from tests.vm import package
 
 SERVICE = "ebpf-exporter"
 CONFIG = Path("/etc/ebpf-exporter/config.yaml")
@@ -96,11 +97,8 @@ def prepare(*lacking: str) -> None:
     run("systemctl", "enable", "--now", "cell-network")
 
 
-def install(*package: str) -> None:
-    if package:
-        run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--no-download", *package)
-    else:
-        run(str(ROOT / "deploy" / "install"))
+def install() -> None:
+    package.install(package.made())
     require(CONFIG.read_text() == (ROOT / "config.yaml").read_text(), f"{CONFIG} is not the config that is shipped")
 
 
@@ -228,15 +226,10 @@ def _how(status: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
 
 
 def remove() -> None:
-    kept: tuple[str, ...] = ()
-    if subprocess.run(["dpkg-query", "--status", SERVICE], capture_output=True, check=False).returncode == 0:
-        run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "purge", "--yes", SERVICE)
-    else:
-        run(str(ROOT / "deploy" / "install"), "--uninstall")
-        kept = (str(CONFIG.parent),)
+    package.purge()
     found = run("find", "/etc", "/usr", "/var", "/run", "-xdev", "-name", f"*{SERVICE}*").splitlines()
     logs = ("/var/log/", "/var/cache/apt/", "/usr/share/doc/")
-    left = [path for path in found if not path.startswith(logs) and path not in kept]
+    left = [path for path in found if not path.startswith(logs)]
     require(not left, f"left on the disk: {left}")
 
 

@@ -8,18 +8,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from exporter import __version__
 from tests.bench.measure import table
 from tests.vm.matrix import CELLS, Outcome
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
 
 
-def write(outcomes: Sequence[Outcome], package: str) -> None:
+def write(outcomes: Sequence[Outcome]) -> None:
     """Puts the tables where the document has them."""
     ordered = sorted(outcomes, key=lambda one: list(CELLS).index(one.cell))
     text = DOCUMENT.read_text()
     for name, block in (
-        ("results", f"{_head(package)}\n\n{_results(ordered)}"),
+        ("results", f"{_head()}\n\n{_results(ordered)}"),
         ("mechanisms", _mechanisms(ordered)),
         ("reasons", _reasons(ordered)),
     ):
@@ -29,8 +30,9 @@ def write(outcomes: Sequence[Outcome], package: str) -> None:
     DOCUMENT.write_text(text)
 
 
-def _head(package: str) -> str:
-    return f"`sudo tests/vm/run --all`, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, with {package}."
+def _head() -> str:
+    today = datetime.datetime.now(tz=datetime.UTC)
+    return f"`sudo tests/vm/run --all`, {today:%Y-%m-%d}, with the package of {__version__}."
 
 
 def _results(outcomes: Sequence[Outcome]) -> str:

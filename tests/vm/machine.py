@@ -26,10 +26,9 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import BinaryIO, Self
 
 from tests.vm.image import BuiltImage
@@ -98,9 +97,8 @@ class Result:
 class Machine:
     """A running machine: entering the context boots it, leaving the context ends it.
 
-    What is in `folder`, if given, is copied to `folder_in_guest`, histories and caches left out; so are `files`, by
-    their names there. `parameters` are for the kernel, besides those that it always has. With `show_console` the
-    console is copied to standard error. Enter it from the main thread: QEMU ends with the thread that started it.
+    What is in `folder`, if given, is copied to `folder_in_guest`, histories and caches left out. `parameters` are for the
+    kernel, besides those that it always has. With `show_console` the console is copied to standard error. Enter it from the main thread: QEMU ends with the thread that started it.
     """
 
     def __init__(
@@ -110,14 +108,12 @@ class Machine:
         folder_in_guest: str = "/root/ebpf-exporter",
         show_console: bool = False,
         parameters: str = "",
-        files: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         self._image = image
         self._folder = folder
         self._folder_in_guest = folder_in_guest
         self._show_console = show_console
         self._parameters = f"{KERNEL_PARAMETERS} {parameters}"
-        self.files = files
         self._cpu_seconds = 0.0
         self._console: collections.deque[str] = collections.deque(maxlen=CONSOLE_LINES)
         self._resources = contextlib.ExitStack()
@@ -202,7 +198,7 @@ class Machine:
         self._agent, agent_of_qemu = socket.socketpair()
         resources.enter_context(self._agent)
         with agent_of_qemu, tempfile.TemporaryFile() as archive:
-            _write_archive(self._folder, self.files, archive)
+            _write_archive(self._folder, archive)
             self._qemu = subprocess.Popen(
                 _qemu_command(self._image, self._parameters, agent_of_qemu.fileno(), archive.fileno()),
                 stdin=subprocess.DEVNULL,
@@ -311,8 +307,8 @@ def _in_option(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
-def _write_archive(folder: Path | None, files: Mapping[str, Path], archive: BinaryIO) -> None:
-    """Write a tar archive of `folder` (of nothing, for None) and of `files` by their names in it.
+def _write_archive(folder: Path | None, archive: BinaryIO) -> None:
+    """Write a tar archive of `folder` (of nothing, for None).
 
     All in it is root's; it is in blocks that make a whole disk.
     """
@@ -330,6 +326,4 @@ def _write_archive(folder: Path | None, files: Mapping[str, Path], archive: Bina
     with tarfile.open(fileobj=archive, mode="w") as tar:
         if folder is not None:
             tar.add(folder, arcname=".", filter=wanted)
-        for name, path in files.items():
-            tar.add(path, arcname=name, filter=wanted)
     archive.flush()

@@ -23,7 +23,6 @@ from tests.vm.image import IMAGES, built
 from tests.vm.machine import CommandTimeoutError, Machine, MachineError
 
 IN_GUEST = "/root/ebpf-exporter"
-DEB = "ebpf-exporter.deb"
 STEP_SECONDS = 900.0
 TESTS_SECONDS = 3 * 3600.0
 PR_SET_PDEATHSIG = 1
@@ -107,14 +106,14 @@ class _Failed(Exception):
     """A step of a cell did not do what it should: what it said."""
 
 
-def run(cells: list[Cell], checkout: Path, package: Path | None, logs: Path, jobs: int) -> Iterator[Outcome]:
+def run(cells: list[Cell], checkout: Path, logs: Path, jobs: int) -> Iterator[Outcome]:
     """Yields what became of each cell, as they end; so many run at once. A folder has what was said, a file a cell."""
     logs.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(cell.image for cell in cells):  # one after the other: they would share the network
         built(IMAGES[name])
     pool = ProcessPoolExecutor(jobs, initializer=_die_with_parent)
     try:
-        for future in as_completed(pool.submit(_run, cell, checkout, package, logs) for cell in cells):
+        for future in as_completed(pool.submit(_run, cell, checkout, logs) for cell in cells):
             yield future.result()
     finally:  # who ends the run wants no further cell
         pool.shutdown(cancel_futures=True)
@@ -124,12 +123,11 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _run(cell: Cell, checkout: Path, package: Path | None, logs: Path) -> Outcome:
+def _run(cell: Cell, checkout: Path, logs: Path) -> Outcome:
     outcome = Outcome(cell.name)
     began = time.monotonic()
     with (logs / f"{cell.name}.log").open("w", buffering=1) as log, contextlib.ExitStack() as resources:
-        files = {DEB: package} if package else {}
-        machine = Machine(built(IMAGES[cell.image]), checkout, IN_GUEST, parameters=cell.parameters, files=files)
+        machine = Machine(built(IMAGES[cell.image]), checkout, IN_GUEST, parameters=cell.parameters)
         for name, does in _steps(cell, machine, resources, outcome):
             log.write(f"== {name}\n")
             words, good = "", False
@@ -180,7 +178,7 @@ def _steps(
     lacking += [] if cell.btf else ["--no-btf"]
     yield "boot", boot
     yield "prepare", step("prepare", *lacking)
-    yield "install", step("install", *([f"./{DEB}"] if DEB in machine.files else []))
+    yield "install", step("install")
     yield "start", step("start", *cell.running)
     yield "values", step("values", *cell.running)
     yield "reboot", reboot

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.daemon import Daemon, Samples, by, count
+from tests.vm import package
 
 PACKETS, BYTES = "ebpf_container_network_packets_total", "ebpf_container_network_bytes_total"
-ROOT = Path(__file__).resolve().parents[2]
 RULES = "ebpf_container_network_rule_packets_total"
 APPLETS = ("sh", "sleep", "ping", "true", "nc")
 GATEWAY = "10.88.0.1"  # the host, on podman's bridge
@@ -230,7 +230,7 @@ def moving(daemon: Daemon, names: list[str], before: dict[str, float]) -> list[f
 
 def test_the_service_knows_names() -> None:
     """With no more rights than the service has, names are found and programs attached."""
-    run(str(ROOT / "deploy" / "install"))
+    package.install(package.made())
     config = Path("/etc/ebpf-exporter/config.yaml")
     config.write_text("probes: {container_net: {}}\n")
 
@@ -238,7 +238,7 @@ def test_the_service_knows_names() -> None:
         with urllib.request.urlopen("http://localhost:9435/metrics", timeout=60) as answer:
             return str(answer.read().decode())
 
-    run("systemctl", "start", "ebpf-exporter")
+    run("systemctl", "restart", "ebpf-exporter")
     try:
         with container("shop") as shop:
             ping(shop, 5)
@@ -248,6 +248,4 @@ def test_the_service_knows_names() -> None:
             else:
                 pytest.fail(run("journalctl", "-u", "ebpf-exporter") + page())
     finally:
-        run("systemctl", "stop", "ebpf-exporter")
-        run(str(ROOT / "deploy" / "install"), "--uninstall")
-        config.unlink()
+        package.purge()

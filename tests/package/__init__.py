@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is built for users: the Debian package and the wheel."""
