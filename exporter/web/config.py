@@ -25,6 +25,7 @@ from exporter.web.settings import IF_GIVEN, NO_CERTIFICATE, REQUIRED, TLS, RateL
 _FILE = {"type": "string", "minLength": 1, "description": "a file's name"}
 _DURATION = r"0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+"
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_MAX_BYTES = 1 << 20  # of a certificate, a key, a CA
 
 _VERSION = {"enum": list(tls.VERSIONS), "description": "TLS12 or TLS13: those before are broken (RFC 8996)"}
 
@@ -231,13 +232,13 @@ class _Reader:
                 self.problems.append(part.problem((key,), f"{path} is no regular file"))
                 return None
             with path.open("rb") as file:
-                data: bytes = file.read(document.MAX_BYTES + 1)
+                data: bytes = file.read(_MAX_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             self.problems.append(part.problem((key,), f"{path} cannot be read: {reason}"))
             return None
-        if len(data) > document.MAX_BYTES:
-            self.problems.append(part.problem((key,), f"{path} is larger than {document.MAX_BYTES} bytes"))
+        if len(data) > _MAX_BYTES:
+            self.problems.append(part.problem((key,), f"{path} is larger than {_MAX_BYTES} bytes"))
         return data
 
     def _try(self, part: Document, found: TLS) -> None:

@@ -97,8 +97,9 @@ class Result:
 class Machine:
     """A running machine: entering the context boots it, leaving the context ends it.
 
-    What is in `folder`, if given, is copied to `folder_in_guest`, histories and caches left out. `parameters` are for the
-    kernel, besides those that it always has. With `show_console` the console is copied to standard error. Enter it from the main thread: QEMU ends with the thread that started it.
+    What is in `folder`, if given, is copied to `folder_in_guest`, histories and caches left out. `parameters` are for
+    the kernel, besides those that it always has. With `show_console` the console is copied to standard error. Enter it
+    from the main thread: QEMU ends with the thread that started it.
     """
 
     def __init__(

@@ -259,7 +259,7 @@ def test_the_readmes_way_to_the_network() -> None:
 
 
 @pytest.mark.usefixtures("before")
-def test_socket_activation() -> None:
+def test_socket_activation_of_the_service() -> None:
     """The first scrape starts the service; while it restarts who comes waits, and nobody is refused."""
     CONFIG.write_text(GOOD)
     run("systemctl", "stop", "ebpf-exporter")

@@ -253,7 +253,7 @@ def test_problems_of_tls(folder: Path, more: str, problem: str) -> None:
         ("fifo", "server.key", "2: tls_server_config.cert_file: {}/fifo is no regular file"),
         ("/dev/zero", "server.key", "2: tls_server_config.cert_file: /dev/zero is no regular file"),
         ("large.pem", "server.key", "2: tls_server_config.cert_file: {}/large.pem is larger than 1048576 bytes"),
-        ('"a\\0b"', "server.key", "2: tls_server_config.cert_file: {}/a\0b cannot be read"),
+        ('"a\\0b"', "server.key", "2: tls_server_config.cert_file: {}/a\\u0000b cannot be read"),
     ],
 )
 def test_problems_of_files(folder: Path, cert: str, key: str, problem: str) -> None:
