@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.daemon import Daemon, by, count
-from tests.kernel.wires import link
+from tests.kernel.wires import SO_RCVBUFFORCE, link
 from tests.packets import (
     ARP,
     FRAGMENT,
@@ -174,7 +174,7 @@ class Capture:
 
     def __init__(self, interface: str) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # of no interface yet
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RCVBUF)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _RCVBUF)
         self._socket.bind((interface, _ETH_P_ALL))
         self._socket.setblocking(False)
 

@@ -21,6 +21,7 @@ _PACKET_OUTGOING = 4
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
 _ARRIVAL_SECONDS = 60
 _ETH_P_ALL = 3
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h: above net.core.rmem_max
 _libc = ctypes.CDLL(None, use_errno=True)
 Result = TypeVar("Result")
 
@@ -55,7 +56,7 @@ class Port:
 
     def __init__(self, interface: str) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         self._socket.bind((interface, 0))
 
     def send(self, frames: list[bytes]) -> None:
