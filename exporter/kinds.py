@@ -49,7 +49,7 @@ class Kind:
 
     def settled(self, data: bytes) -> bool:
         """Whether a field's bytes have the text that they will keep, as far as can be known now."""
-        return not self.told or _SETTLED[self.name](data)
+        return not self.told or _SETTLED[self.name](self, data)
 
 
 def _number(data: bytes) -> int:
@@ -161,11 +161,13 @@ _DECODERS: dict[str, Callable[[Kind, bytes], str]] = {
 }
 
 # of what the supervisor tells: whether it has told it, of a field's bytes
-_SETTLED: dict[str, Callable[[bytes], bool]] = {
-    "interface": lambda data: places.PLACES.settled(_number(data), whole=False),
-    "veth": lambda data: places.PLACES.settled(_number(data), whole=False),
-    "veth_container": lambda data: places.PLACES.settled(_number(data)),
-    "container": lambda data: places.PLACES.settled(_short_id(data)),
+_SETTLED: dict[str, Callable[[Kind, bytes], bool]] = {
+    "interface": lambda _, data: places.PLACES.settled(_number(data), whole=False),
+    "veth": lambda _, data: places.PLACES.settled(_number(data), whole=False),
+    "veth_container": lambda _, data: places.PLACES.settled(_number(data)),
+    "container": lambda _, data: places.PLACES.settled(_short_id(data)),
+    # programs with new rules count before the worker is told of them
+    "rule": lambda kind, data: _number(data) < len(kind.values),
 }
 TOLD = frozenset(_SETTLED)
 

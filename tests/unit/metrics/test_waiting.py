@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """metrics/series.py: what was counted under a number whose name is not told yet waits for it, and is not lost."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -285,3 +287,19 @@ def test_many_bounded_texts_are_still_bounded(told: Told) -> None:
     told.table.learn({5000: Place("eth0", "x")}, {})
     series.add_overflow(bounded_key(table, interface=5000), numbers(7, 1))
     assert shown(series)[OTHER, "eth0"] == 8
+
+
+def test_a_rule_whose_name_is_told_later() -> None:
+    """What new rules count before the worker knows their names is added under these, once."""
+
+    def table(*names: str) -> Table:
+        found = label("rule", "rule")
+        return Table((counter("ebpf_a_total", replace(found, kind=replace(found.kind, values=(OTHER, *names)))),))
+
+    series = Series(table("one"), 10)
+    first, second = (key(series.table, rule=number) for number in (1, 2))
+    assert read(series, (first, numbers(3)), (second, numbers(5))) == {("one",): 3}
+    assert read(series, (second, numbers(7))) == {("one",): 3}
+    series.rename(table("one", "two"))
+    assert read(series) == {("one",): 3, ("two",): 12}
+    assert read(series, (second, numbers(11))) == {("one",): 3, ("two",): 23}
