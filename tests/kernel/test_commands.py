@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.kernel.daemon import ROOT, Daemon, by, count
@@ -88,6 +89,7 @@ def test_typed_commands_are_counted_by_first_word() -> None:
     assert "hunter2" not in page
 
 
+@pytest.mark.matrix
 def test_what_is_typed_and_is_no_command_is_not_shown() -> None:
     """What `read -e` reads, further lines of a here-document or an open quote, a quoted or redirected first word."""
     lines = {
@@ -110,6 +112,7 @@ def test_what_is_typed_and_is_no_command_is_not_shown() -> None:
     assert "hunter2" not in page
 
 
+@pytest.mark.matrix
 def test_readline_is_found_in_the_library_where_bash_has_none(tmp_path: Path) -> None:
     """Where the shell's own file has no readline, the one of libreadline is taken."""
     (tmp_path / "shell.c").write_text(

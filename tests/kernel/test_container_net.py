@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.kernel.conftest import lacks
 from tests.kernel.daemon import COMMAND, Daemon, count
 from tests.kernel.tc import way
@@ -106,6 +108,7 @@ def test_frames_of_an_interface_for_a_vlan(way: Sequence[str]) -> None:
             assert meter.interface()["egress"] == (17, 17 * 60)
 
 
+@pytest.mark.matrix
 def test_a_stream_in_packets_larger_than_frames(way: Sequence[str]) -> None:
     """With segmentation offload, the stack handles up to 64 KB as one packet: so does the interface count it, and so do
     we, byte by byte."""
@@ -143,6 +146,7 @@ def test_a_frame_that_is_in_pieces(way: Sequence[str]) -> None:
         assert meter.page()["ingress"] == meter.interface()["ingress"] == expected
 
 
+@pytest.mark.matrix
 def test_namespaces_that_come_and_go(way: Sequence[str]) -> None:
     """Each of 20 namespaces that begin, speak and end has its frames under its name, and leaves nothing in the
     exporter: it has no descriptor more than before."""
@@ -173,6 +177,7 @@ def test_namespaces_that_come_and_go(way: Sequence[str]) -> None:
         assert not any(attached(f"ebpf-m{number}") for number in range(20))
 
 
+@pytest.mark.matrix
 def test_labels_are_the_configs(way: Sequence[str]) -> None:
     """By container alone, both directions are one series."""
     probes = {"container_net": {"labels": ["container"], "metrics": [PACKETS]}}
@@ -188,6 +193,7 @@ def test_labels_are_the_configs(way: Sequence[str]) -> None:
         assert lines() == [f'{PACKETS}{{container="ebpf-n5-ns"}} 7']
 
 
+@pytest.mark.matrix
 def test_doctor_finds_containers(tmp_path: Path) -> None:
     """doctor attaches to the interfaces that lead into namespaces when it starts, and sees that packets count."""
     config = tmp_path / "config.yaml"

@@ -12,6 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
@@ -61,6 +62,7 @@ def test_the_worker_has_no_privileges_while_counters_move(tmp_path: Path, worklo
     assert worker["Seccomp"] == "2"  # a filter
 
 
+@pytest.mark.matrix
 def test_bcc_stays_out_of_the_processes_that_stay() -> None:
     """Neither the supervisor nor the worker has BCC, LLVM, the YAML parser or the schema validator in memory."""
     with Daemon({"file_opens": {}}) as daemon:
@@ -92,6 +94,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing() -> None:
         assert "xdp" not in shown
 
 
+@pytest.mark.matrix
 def test_sigterm_ends_all_and_exits_with_0() -> None:
     """A stop is clean: no error, no process left."""
     with Daemon(ALL) as daemon:
@@ -116,6 +119,7 @@ def test_a_worker_that_ends_is_started_again_and_nothing_is_lost(tmp_path: Path,
     assert count(samples, "ebpf_exporter_worker_restarts_total") == 1
 
 
+@pytest.mark.matrix
 def test_a_worker_that_does_not_listen_is_replaced(tmp_path: Path) -> None:
     """A worker that is stopped while there is more to tell it than a socket holds is ended, and another one serves."""
     folder = tmp_path / "probes"
@@ -139,6 +143,7 @@ def test_a_worker_that_does_not_listen_is_replaced(tmp_path: Path) -> None:
             os.close(ended)
 
 
+@pytest.mark.matrix
 def test_bad_probes_fail_alone_with_file_line_and_words(tmp_path: Path, workload: Workload) -> None:
     """C that does not compile, a program that the verifier refuses, a hook that is not there: each has its reason."""
     folder = tmp_path / "probes"
@@ -216,6 +221,7 @@ def test_hostile_names_leave_the_page_valid(tmp_path: Path) -> None:
     assert not any(name.startswith("evil") for name, _ in samples)
 
 
+@pytest.mark.matrix
 def test_the_page_in_both_formats_and_compressed() -> None:
     """Text 0.0.4 and OpenMetrics 1.0 by what is asked for; gzip where it is taken."""
     with Daemon({"file_opens": {}}) as daemon:
@@ -255,6 +261,7 @@ OWN = {
 }
 
 
+@pytest.mark.matrix
 def test_the_exporters_own_metrics(tmp_path: Path, workload: Workload) -> None:
     """All that are promised are there, and the kernel's statistics say as many runs as there were events."""
     (tmp_path / "file").touch()
@@ -269,6 +276,7 @@ def test_the_exporters_own_metrics(tmp_path: Path, workload: Workload) -> None:
     assert count(samples, "ebpf_exporter_program_run_seconds_total", probe="file_opens") > 0
 
 
+@pytest.mark.matrix
 def test_the_readmes_probe_of_ones_own() -> None:
     """The example in the README, copied from it letter by letter, counts 19 signals."""
     text = (ROOT / "README.md").read_text()
@@ -282,6 +290,7 @@ def test_the_readmes_probe_of_ones_own() -> None:
     assert count(samples, "ebpf_signals_total", comm="signaller", signal=str(int(signal.SIGWINCH))) == 19
 
 
+@pytest.mark.matrix
 def test_a_port_that_is_taken_is_said() -> None:
     """One line, exit 1, and nothing was loaded."""
     before = loaded_programs()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from tests.kernel.conftest import Workload
 from tests.kernel.daemon import Daemon, Samples, by, count, meanwhile
 
@@ -82,6 +84,7 @@ def test_a_million_names_cost_neither_events_nor_memory(tmp_path: Path, workload
     assert late - early <= 5 * 1024 * 1024
 
 
+@pytest.mark.matrix
 def test_the_sum_by_result_is_exact_under_too_many_keys(tmp_path: Path, workload: Workload) -> None:
     """Failures that only the workload has (EISDIR) are counted to the last one, whatever names it takes."""
     with Daemon({"file_opens": {"max_series": 10}}, interval="100ms") as daemon:
@@ -93,6 +96,7 @@ def test_the_sum_by_result_is_exact_under_too_many_keys(tmp_path: Path, workload
     assert count(after, OPENS, result="ENOTDIR") - before == 50_021
 
 
+@pytest.mark.matrix
 def test_who_becomes_active_gets_a_series_within_three_reads(tmp_path: Path, workload: Workload) -> None:
     """With all series taken by names seen once, a process that goes on opening files is soon shown by its name."""
     file = tmp_path / "file"

@@ -3,6 +3,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.kernel.conftest import Workload
 from tests.kernel.daemon import Daemon, by, count
 
@@ -21,6 +23,7 @@ def test_opens_are_counted_by_result(tmp_path: Path, workload: Workload) -> None
     assert after == {"ok": 16, "ENOENT": 5, "EISDIR": 2}
 
 
+@pytest.mark.matrix
 def test_the_label_file_names_the_path(tmp_path: Path, workload: Workload) -> None:
     """With the label file, each path that was asked for has its count, in the words of the program."""
     with Daemon({"file_opens": {"labels": ["file", "result"]}}) as daemon:
@@ -38,6 +41,7 @@ def _named(folder: Path, name: str) -> Path:
     return named
 
 
+@pytest.mark.matrix
 def test_labels_left_out_are_not_on_the_page_and_sums_hold(tmp_path: Path, workload: Workload) -> None:
     """With the label result alone there is no comm, and failures that nobody else has are counted to the last one."""
     (tmp_path / "file").touch()

@@ -89,7 +89,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("count", [1, 65, 10_000])
+@pytest.mark.parametrize("count", [65, *(pytest.param(count, marks=pytest.mark.matrix) for count in (1, 10_000))])
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_each_condition_alone(tmp_path: Path, condition: str, count: int) -> None:
     """The kernel takes the program that asks for one thing only, with few rules and with as many as there may be."""
@@ -103,7 +103,7 @@ def test_each_condition_alone(tmp_path: Path, condition: str, count: int) -> Non
     assert met
 
 
-@pytest.mark.parametrize("count", [64, 65, 300])
+@pytest.mark.parametrize("count", [65, *(pytest.param(count, marks=pytest.mark.matrix) for count in (64, 300))])
 def test_more_rules_than_are_counted_by_name(tmp_path: Path, count: int) -> None:
     """A packet that meets many rules is counted by the first 64, by the one that decides, and else under (other)."""
     asked = [Rule(f"r{number}", "count") for number in range(count)] + [Rule("last", "drop"), Rule("never", "pass")]

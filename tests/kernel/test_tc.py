@@ -133,6 +133,7 @@ def test_several_probes_on_one_interface(folder: Path, way: Sequence[str]) -> No
         assert by(samples, "direction", f"ebpf_{name}_total") == {"in": 31, "out": 31}
 
 
+@pytest.mark.matrix
 def test_others_on_tcx_run_too(folder: Path) -> None:
     """Ours is ahead of a program that was there before, which has its packets all the same, as has one that comes
     later, ahead or behind."""
@@ -198,6 +199,7 @@ def test_a_clean_stop_leaves_nothing(folder: Path, way: Sequence[str]) -> None:
             assert on_tcx(pair.name, INGRESS) + on_tcx(pair.name, EGRESS) == []
 
 
+@pytest.mark.matrix
 def test_our_clsact_stays_where_another_uses_it(folder: Path) -> None:
     """A clsact that we made carries a filter of another's when we stop: both stay, and ours is gone."""
     other = program(NEXT)
@@ -260,6 +262,7 @@ def test_the_next_start_sweeps_exactly_ours(folder: Path) -> None:
     os.close(numbered)
 
 
+@pytest.mark.matrix
 def test_a_qdisc_ingress_of_anothers(folder: Path) -> None:
     """Where another has the qdisc ingress there is no room for clsact: the probe says so, and takes over after it."""
     with link("ebpf-c10") as pair:
@@ -277,6 +280,7 @@ def test_a_qdisc_ingress_of_anothers(folder: Path) -> None:
             assert count(daemon.samples(), FRAMES, direction="in") == 7
 
 
+@pytest.mark.matrix
 def test_interfaces_are_followed(folder: Path, way: Sequence[str]) -> None:
     """One that is renamed, goes, comes back, and is moved to another namespace and back is attached to while it is here
     and wanted, and every frame is counted once."""
@@ -344,6 +348,7 @@ def test_many_interfaces(folder: Path, way: Sequence[str]) -> None:
         ip("netns", "del", "ebpf-f-ns")  # and the pairs with it
 
 
+@pytest.mark.matrix
 def test_doctor_sees_packets(folder: Path, way: Sequence[str]) -> None:
     """doctor attaches beside an exporter that runs, sees that the packets count which come, and leaves nothing."""
     config = folder / "config.yaml"

@@ -87,7 +87,9 @@ def in_c(folder: Path, binary: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["", "-DGUARDED"], ids=["plain", "semaphores"])
+@pytest.fixture(
+    scope="module", params=["", pytest.param("-DGUARDED", marks=pytest.mark.matrix)], ids=["plain", "semaphores"]
+)
 def binary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if subprocess.run(["gcc", "-E", "-"], input=b"#include <sys/sdt.h>", capture_output=True).returncode:
         lacks("usdt", "there is no sys/sdt.h: install systemtap-sdt-dev")

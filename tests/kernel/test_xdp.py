@@ -60,6 +60,7 @@ def test_both_modes_count_the_same(mode: str) -> None:
     assert status["mechanism"] == f"xdp {mode}"
 
 
+@pytest.mark.matrix
 def test_why_xdp_is_not_native() -> None:
     """Where the driver does not take XDP it is generic, counts, and says so with the interface and the reason."""
     with link("ebpf-t6") as pair, link("ebpf-t7") as large:
@@ -94,6 +95,7 @@ def test_why_xdp_is_not_native() -> None:
     assert [hook for _, hook in only_native["attachments"]] == ["xdp:ebpf-t6 (native)"]
 
 
+@pytest.mark.matrix
 def test_an_interface_that_is_renamed_and_moved() -> None:
     """XDP is on an interface while it is here and its name is wanted, and every frame is counted once."""
     with (
@@ -129,6 +131,7 @@ def test_an_interface_that_is_renamed_and_moved() -> None:
         counts("ebpf-u2", 11)
 
 
+@pytest.mark.matrix
 def test_an_interface_that_goes_and_comes_back() -> None:
     """Without its interface the probe is degraded and says why; with it back, it counts on from where it was."""
     with link("ebpf-t2") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t2"]}}) as daemon:
@@ -146,6 +149,7 @@ def test_an_interface_that_goes_and_comes_back() -> None:
     assert count(samples, "ebpf_exporter_probe_up", probe="xdp") == 1
 
 
+@pytest.mark.matrix
 def test_a_glob_takes_interfaces_as_they_come() -> None:
     """An interface that appears later and matches is counted too."""
     with Daemon({"xdp": {"interfaces": ["ebpf-g*"]}}) as daemon:
@@ -157,6 +161,7 @@ def test_a_glob_takes_interfaces_as_they_come() -> None:
         daemon.wait_for(lambda: daemon.status("xdp")["attachments"] == [], "let go")
 
 
+@pytest.mark.matrix
 def test_the_default_is_the_interface_of_the_default_route() -> None:
     """Without a word of interfaces, the default route's is taken; where there is none the probe says so."""
     routes = subprocess.run(["ip", "-o", "route", "show", "default"], check=True, capture_output=True, text=True).stdout
@@ -169,6 +174,7 @@ def test_the_default_is_the_interface_of_the_default_route() -> None:
         assert status["reason"] == "there is no default route: name the interfaces"
 
 
+@pytest.mark.matrix
 def test_an_interface_whose_name_is_no_text() -> None:
     """A default route through an interface whose name is no UTF-8 is followed; the page stays a page."""
     name = b"ebpf-\xff"
@@ -189,6 +195,7 @@ def test_an_interface_whose_name_is_no_text() -> None:
     assert "xdp:ebpf-\\xff (native)" in hooks
 
 
+@pytest.mark.matrix
 def test_an_index_that_came_back_as_another_interface() -> None:
     """An interface that was replaced by one of the same index while nobody looked is attached to again."""
     with link("ebpf-t5") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t5"]}}) as daemon:

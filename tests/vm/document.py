@@ -39,8 +39,10 @@ def _results(outcomes: Sequence[Outcome]) -> str:
     rows = []
     for one in outcomes:
         failed = [name for name, (good, _) in one.steps.items() if not good]
-        rows.append([one.cell, one.kernel, one.userland, one.bcc, one.python, "; ".join(failed) or "ok"])
-    return table(["cell", "kernel", "userland", "BCC", "Python", "failed"], rows)
+        rows.append(
+            [one.cell, one.kernel, one.userland, one.bcc, one.python, "; ".join(failed) or "ok", one.tests or "none"]
+        )
+    return table(["cell", "kernel", "userland", "BCC", "Python", "failed", "tests"], rows)
 
 
 def _mechanisms(outcomes: Sequence[Outcome]) -> str:
