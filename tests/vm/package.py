@@ -30,7 +30,7 @@ def run(*command: str) -> str:
 
 def install(package: Path) -> str:
     """Returns what apt said. All that it depends on is there."""
-    return run(*APT, "install", "--no-download", "--no-install-recommends", str(package))
+    return run(*APT, "install", "--no-install-recommends", str(package))
 
 
 def purge() -> None:
