@@ -13,14 +13,14 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from exporter import child, privileges, sandbox, symbols
 from exporter.bpftrace.reader import Reader
 from exporter.channel import Channel
-from exporter.metrics import exposition, maps
-from exporter.metrics.exposition import Format
+from exporter.metrics import maps
 from exporter.metrics.health import Health, Running
 from exporter.metrics.maps import Barrier, ProbeMaps
 from exporter.places import PLACES, Place
@@ -132,12 +132,11 @@ class Worker:
         self._barrier = barrier
         self._listening = listening
         configured = start.configured
-        self._health = Health(configured.loaded, configured.good, worker_restarts=start.restarts)
-        self._registry = self._health.registry()
+        self._health = Health(configured.loaded, configured.good, configured.interval, worker_restarts=start.restarts)
         self._next_read: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._may_read_at = 0.0
-        self._pages: dict[Format, list[bytes]] = {}  # of the last read
+        self._pages: dict[Hashable, list[bytes]] = {}  # of the last read
         self._server = Server(Site(self._health, self._page))
         self._other_interval = asyncio.Event()
         self._changes: asyncio.Queue[Web | list[socket.socket]] = asyncio.Queue()  # of what clients find, and where
@@ -173,6 +172,7 @@ class Worker:
             self._retire(message.name)
         elif isinstance(message, Configured):
             self._health.config_loaded, self._health.config_good = message.loaded, message.good
+            self._health.interval = message.interval
             if message.interval != self._configured.interval:
                 self._other_interval.set()
             self._configured = message
@@ -247,8 +247,7 @@ class Worker:
     def _read(self) -> None:
         began = time.monotonic()
         maps.read(self._barrier, [running.maps for running in self._health.running.values()])
-        self._health.last_read_duration = time.monotonic() - began
-        self._health.last_read = time.time()
+        self._health.has_read(began, time.time())
         self._pages.clear()
         self._may_read_at = time.monotonic() + min(MAX_PAUSE, PAUSE_PER_READ * self._health.last_read_duration)
 
@@ -275,11 +274,11 @@ class Worker:
             self._read()
             self._channel.mark(HAS_READ)
 
-    async def _page(self, wanted: Format) -> list[bytes]:
+    async def _page(self, wanted: Hashable, make: Callable[[], list[bytes]]) -> list[bytes]:
+        """Returns what is made of a read that begins now; all who want the same of that read share it."""
         await self._fresh()
         if wanted not in self._pages:
-            metrics = [rendered for _, series in self._health.tables() for rendered in series.render()]
-            self._pages[wanted] = exposition.page(metrics, self._registry, wanted)
+            self._pages[wanted] = make()
         return self._pages[wanted]
 
 

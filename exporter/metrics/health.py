@@ -5,6 +5,7 @@ import dataclasses
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from exporter import __version__, libbpf
 from exporter.bpftrace.reader import Reader
 from exporter.bpftrace.totals import Shown
 from exporter.libbpf import ProgramStatistics
+from exporter.metrics.history import History
 from exporter.metrics.maps import ProbeMaps
 from exporter.probe import Probe
 from exporter.status import ProbeStatus
@@ -34,6 +36,7 @@ class Running:
     misses_unknown: tuple[str, ...] = ()
     starts_missed: int | None = None
     before: dict[str, ProgramStatistics] = field(default_factory=dict)  # of programs that these took the places of
+    history: History = field(default_factory=History)
 
     def missed(self, program: str, statistics: ProgramStatistics) -> int | None:
         """Returns the events that a program was not run for, by the kernel and by each of its links; None: unknown.
@@ -45,6 +48,16 @@ class Running:
             return ends
         links = sum(libbpf.link_missed(fd) or 0 for name, fd in self.links if name == program)
         return statistics.missed + links + (ends or 0)
+
+    def all_missed(self) -> int | None:
+        """Returns the events that no program was run for, as far as it is known of programs; None: of none."""
+        known = [events for name in self.programs if (events := self.missed(name, self.statistics(name))) is not None]
+        return sum(known) if known else None
+
+    def remember(self, now: float) -> None:
+        """Keeps what the programs have done by now, a Unix time."""
+        all_ = [self.statistics(name) for name in self.programs]
+        self.history.add((now, sum(one.runs for one in all_), sum(one.run_ns for one in all_) / 1e9))
 
     def statistics(self, program: str) -> ProgramStatistics:
         """Returns what the kernel has counted of a program, with those whose place it took."""
@@ -88,6 +101,7 @@ class Health:
 
     config_loaded: float
     config_good: bool = True
+    interval: float = 0.0  # between reads that nobody asks for
     compiler: str = ""
     settled: bool = False  # every probe has started or failed
     statuses: dict[str, ProbeStatus] = field(default_factory=dict)
@@ -98,6 +112,12 @@ class Health:
     web_read_at: float | None = None  # the web config, with success; None: there is none
     last_read: float = 0.0
     last_read_duration: float = 0.0
+
+    def has_read(self, began: float, now: float) -> None:
+        """All maps have been read: from began on, by the monotonic clock; now is a Unix time."""
+        self.last_read_duration, self.last_read = time.monotonic() - began, now
+        for running in self.running.values():
+            running.remember(now)
 
     def tables(self) -> Iterator[tuple[str, Shown]]:
         """Yields the series of all probes, each with the probe's name."""

@@ -37,6 +37,7 @@ class ProbeMaps:
     """The maps of one running probe, and the series that they add to."""
 
     def __init__(self, probe: Probe, fds: dict[str, int]) -> None:
+        self.probe = probe
         self._switch = fds["writing"]
         self._fds = fds
         self._half = int.from_bytes(libbpf.map_lookup(self._switch, _FIRST, 4), "little")  # whoever was here before
@@ -55,6 +56,7 @@ class ProbeMaps:
 
     def go_on(self, probe: Probe) -> None:
         """Goes on for a probe that is the same but for its rules."""
+        self.probe = probe
         for series, table in zip(self.tables, (table for table in probe.tables if table.chosen), strict=True):
             series.rename(table)
 

@@ -3,7 +3,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from http import HTTPStatus
 
 import pytest
@@ -29,18 +29,22 @@ def health() -> Health:
 
 
 def ask(health: Health, path: str, headers: Mapping[str, str] | None = None) -> Response:
-    async def metrics(wanted: Format) -> list[bytes]:
-        return [b"page as ", f"{wanted.media_type}\n".encode()]
+    async def page(_: Hashable, make: Callable[[], list[bytes]]) -> list[bytes]:
+        return make()
 
-    return asyncio.run(Site(health, metrics)(path, headers or {}))
+    return asyncio.run(Site(health, page)(path, headers or {}))
 
 
 @pytest.mark.parametrize(("accept", "wanted"), [("", TEXT), ("application/openmetrics-text", OPENMETRICS)])
 def test_metrics(health: Health, accept: str, wanted: Format) -> None:
     """/metrics is the page in the format that the client chose, and says which that is."""
     answer = ask(health, "/metrics", {"accept": accept})
-    expected = (HTTPStatus.OK, f"page as {wanted.media_type}\n".encode(), wanted.content_type)
-    assert (answer.status, b"".join(answer.parts), answer.content_type) == expected
+    assert (answer.status, answer.content_type) == (HTTPStatus.OK, wanted.content_type)
+    page = b"".join(answer.parts).decode()
+    assert ('ebpf_exporter_probe_up{probe="p"} 1.0\n' in page, page.endswith("# EOF\n")) == (
+        True,
+        wanted is OPENMETRICS,
+    )
 
 
 def test_healthy(health: Health) -> None:
@@ -79,6 +83,19 @@ def test_index(health: Health) -> None:
     assert "<td>p</td><td>running</td><td>kprobe</td><td>Counts.</td>" in text
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; more" in text
     assert "<script" not in text
+
+
+def test_probe(health: Health) -> None:
+    """/probes/NAME has the probe's metrics; of one that there is not it says so."""
+    answer = ask(health, "/probes/q")
+    assert (answer.status, answer.content_type) == (HTTPStatus.OK, "application/json")
+    assert json.loads(b"".join(answer.parts)) == {"time": 0.0, "name": "q", "metrics": []}
+    for name in ("r", "", "q/", "<script>"):
+        answer = ask(health, f"/probes/{name}")
+        assert (answer.status, answer.body) == (
+            HTTPStatus.NOT_FOUND,
+            b"There is no such probe; /probes has their names.\n",
+        )
 
 
 @pytest.mark.parametrize("path", ["/metrics/", "/Metrics", "/favicon.ico", "", "/../etc/passwd", "*"])
