@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages: ``/metrics``, ``/probes``, ``/probes/NAME``, ``/-/healthy``, ``/-/ready`` and a plain ``/``."""
+"""The pages: ``/metrics``, ``/probes``, ``/probes/NAME``, ``/-/healthy``, ``/-/ready`` and, for people, ``/``."""
 
-import html
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from http import HTTPStatus
 
-from exporter import __version__
 from exporter.metrics import exposition, probes
 from exporter.metrics.exposition import Format
 from exporter.metrics.health import Health
 from exporter.web.negotiation import choose_format
+from exporter.web.page import HEADERS, PAGE
 from exporter.web.response import Response
 
 _NOT_FOUND = Response(
@@ -45,7 +44,7 @@ class Site:
                 return Response(HTTPStatus.OK, b"ready\n")
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, b"probes are starting\n")
         if path == "/":
-            return Response(HTTPStatus.OK, self._index(), "text/html; charset=utf-8")
+            return Response(HTTPStatus.OK, PAGE, "text/html; charset=utf-8", HEADERS)
         return _NOT_FOUND
 
     def _metrics(self, wanted: Format) -> list[bytes]:
@@ -58,17 +57,3 @@ class Site:
         return Response(
             HTTPStatus.OK, await self._page(("series", probe), lambda: probes.series(self._health, probe)), _JSON
         )
-
-    def _index(self) -> bytes:
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in columns) + "</tr>\n"
-            for status in self._health.current()
-            for columns in [(status.name, status.state, status.mechanism, status.purpose, status.reason)]
-        )
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>ebpf-exporter</title></head><body>\n'
-            f"<h1>ebpf-exporter {__version__}</h1>\n"
-            '<p><a href="/metrics">/metrics</a> <a href="/probes">/probes</a></p>\n'
-            "<table>\n<tr><th>probe</th><th>state</th><th>mechanism</th><th>counts</th><th>reason</th></tr>\n"
-            f"{rows}</table>\n</body></html>\n"
-        ).encode()
