@@ -16,7 +16,7 @@ from exporter.metrics.health import Health
 from exporter.probe import Metric, Probe
 from exporter.status import ProbeStatus
 
-_VALUE = r'"((?:[^"\\]|\\.)*)"'
+_VALUE = r'"([^"\\]*(?:\\.[^"\\]*)*)"'  # as it is escaped on the page: a quote within follows a backslash
 
 
 def overview(health: Health) -> bytes:
@@ -77,13 +77,9 @@ def _series(metric: Metric, labels: list[str], lines: bytes) -> bytes:
     r"""``ebpf_a_total{comm="a\"b"} 3`` -> ``[["a\"b"],3]``"""
     if metric.type in ("histogram", "summary"):
         return b",\n".join(_distributions(metric.name, labels, lines.decode()))
-    places = ",".join(rf'"\{number}"' for number in range(1, len(labels) + 1))
-    made = re.sub(
-        _line(metric.name, labels).encode(),
-        rf"[[{places}],\{len(labels) + 1}],\n".encode(),
-        lines.replace(b" NaN\n", b" null\n"),  # a gauge before its first value; labels have no newlines in them
-    )
-    return made.removesuffix(b",\n")
+    lines = lines.replace(b" NaN\n", b" null\n")  # a gauge before its first value; labels have no newlines in them
+    made = "[[" + ",".join('"%b"' for _ in labels) + "],%b]"
+    return b",\n".join(map(made.encode().__mod__, re.findall(_line(metric.name, labels).encode(), lines)))
 
 
 def _line(name: str, labels: list[str]) -> str:

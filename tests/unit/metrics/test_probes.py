@@ -23,6 +23,8 @@ from ..support import counter, gauge, histogram, key, label, numbers, probe, sam
 HOSTILE = [
     "<script>x",
     '"}, 1',
+    '"} 1',
+    '",comm="x',
     "back\\slash",
     "two\nlines",
     "esc\x1b[31m",
