@@ -37,6 +37,17 @@ HOSTILE = {
 ROWS = "[...document.querySelectorAll('#top tbody tr')]"
 CELLS = f"{ROWS}.map(row => [...row.cells].map(cell => cell.textContent))"
 
+COUNT_TIMERS = """((set, clear) => {
+    window.pending = new Set();
+    window.setTimeout = (call, after) => {
+        const timer = set(() => { pending.delete(timer); call(); }, after);
+        pending.add(timer);
+        window.after = after;
+        return timer;
+    };
+    window.clearTimeout = (timer) => { pending.delete(timer); clear(timer); };
+})(setTimeout, clearTimeout)"""
+
 
 def names(browser: Browser) -> list[str]:
     return [row[0] for row in browser.value(CELLS)]
@@ -246,6 +257,8 @@ def test_keys(browser: Browser) -> None:
         browser.press("x")
         assert (browser.value(focused), browser.value("search.value")) == ("search", "x")
         browser.press("Escape")
+        assert (browser.value(focused), browser.value("search.value")) == ("search", "")
+        browser.press("Escape")
         browser.when(f"{focused} === 'p' && document.getElementById('series').hidden")
         assert browser.value("document.querySelector('#probes tbody button').ariaExpanded") == "false"
 
@@ -340,8 +353,10 @@ def test_away_and_back(browser: Browser) -> None:
     with Host(HOSTILE_PROBE, hostile) as host:
         browser.open(f"{host.url}#p")
         browser.when(f"{ROWS}.length")
+        browser.value(COUNT_TIMERS)
         host.vanish()
-        browser.when("live.textContent === 'No answer'")
+        browser.when("live.textContent === 'No answer' && pending.size")
+        assert browser.value("window.after") == 2000  # however long no answer was waited for
         assert browser.value("document.querySelector('#problems li').textContent").startswith(
             "The exporter does not answer"
         )
@@ -369,21 +384,22 @@ def test_a_new_exporter(browser: Browser) -> None:
         assert browser.value("[live.textContent.startsWith('Live'), series.hidden]") == [True, True]
 
 
-def test_pause(browser: Browser) -> None:
-    """A page that is paused asks no more, until it goes on."""
+HIDE = """(Object.defineProperty(document, "hidden", { value: %s, configurable: true }),
+    document.dispatchEvent(new Event("visibilitychange")))"""
+
+
+def test_who_does_not_look_does_not_ask(browser: Browser) -> None:
+    """A page that is paused, or behind another one, asks no more until it is looked at again."""
     with Host(HOSTILE_PROBE, hostile) as host:
         browser.open(host.url)
-        browser.when("live.textContent.startsWith('Live')")
-        browser.value("pause.click()")
-        browser.when("live.textContent.startsWith('Paused at')")
-        assert browser.value("pause.ariaPressed") == "true"
-        browser.value("window.asked = []")
-        browser.value("(window.fetch = (path) => { asked.push(path); return new Promise(() => {}); }) && 0")
-        browser.value("location.hash = 'p'")
-        browser.when("!series.hidden")
-        browser.value("pause.click()")
-        browser.when("asked.length")
-        assert browser.value("pause.ariaPressed") == "false"
+        browser.value(COUNT_TIMERS)
+        for leave, back in (("pause.click()", "pause.click()"), (HIDE % "true", HIDE % "false")):
+            browser.when("live.textContent.startsWith('Live') && pending.size === 1")
+            browser.value(leave)
+            assert browser.value("pending.size") == 0
+            assert browser.value("live.textContent").startswith("Paused at") == ("pause" in leave)
+            assert browser.value("pause.ariaPressed") == ("true" if "pause" in leave else "false")
+            browser.value(back)
 
 
 def test_a_password(browser: Browser) -> None:
@@ -391,8 +407,9 @@ def test_a_password(browser: Browser) -> None:
     with Host(HOSTILE_PROBE, hostile) as host:
         browser.open(host.url)
         browser.when("live.textContent.startsWith('Live')")
-        browser.value(
-            "(window.fetch = () => Promise.resolve(new Response('', { status: 401, statusText: 'Unauthorized' }))) && 0"
-        )
+        browser.value("(window.fetch = () => Promise.resolve(new Response('', { status: 401 }))) && 0")
         browser.when("live.textContent === 'No answer'")
-        assert browser.value("document.querySelector('#problems small').textContent") == "Reload this page to log in."
+        assert browser.value("document.querySelector('#problems li').innerText").split("\n") == [
+            "The exporter answers with status 401.",
+            "Reload this page to log in.",
+        ]
