@@ -2,18 +2,20 @@
 """The commands. The only place that exits, and that turns errors into words."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from exporter import __version__, log
 from exporter.errors import ConfigError, ExporterError, Problem, one_of
-from exporter.supervisor import control, plan
-from exporter.supervisor.loop import Supervisor
-from exporter.supervisor.plan import Plan
+
+if TYPE_CHECKING:
+    from exporter.supervisor.plan import Plan
 
 DEFAULT_CONFIG = Path("/etc/ebpf-exporter/config.yaml")
 
@@ -69,7 +71,40 @@ def parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, default=10.0, metavar="N", help="wait for a probe without a selftest (default: 10)"
     )
     command.add_argument("--json", action="store_true", help="print JSON, with all that the kernel said")
+    command = commands.add_parser(
+        "top",
+        help="show live what probes count and cost",
+        description="Show live, in a terminal, what the probes of an exporter that runs count and cost, or the series"
+        " of one. Without a terminal, print it once. It needs no rights but to be answered.",
+    )
+    _add_top(command)
     return parser
+
+
+def _add_top(command: argparse.ArgumentParser) -> None:
+    command.add_argument("probe", nargs="?", default="", metavar="PROBE", help="show this one's series")
+    command.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="the exporter of this config, on this host (default: %(default)s)",
+    )
+    command.add_argument(
+        "--url", metavar="URL", help="another exporter: http://HOST:PORT, https://USER@HOST:PORT, unix:/SOCKET"
+    )
+    command.add_argument(
+        "--interval", type=_interval, default=2.0, metavar="N", help="seconds between two looks (default: 2)"
+    )
+    command.add_argument("--once", action="store_true", help="print it once, with rates over an interval")
+    command.add_argument("--json", action="store_true", help="print it once, as JSON")
+    for name, text in (
+        ("--password-file", "has the password of the URL's user, who is asked for it otherwise"),
+        ("--ca-file", "CAs that are trusted, as PEM; otherwise those of this host"),
+        ("--cert-file", "a certificate of one's own, as PEM"),
+        ("--key-file", "its key, if that is in another file"),
+    ):
+        command.add_argument(name, type=Path, metavar="FILE", help=text)
 
 
 def main() -> NoReturn:
@@ -81,12 +116,18 @@ def main() -> NoReturn:
             sys.exit(_list(arguments.pattern, arguments.verbose))
         if arguments.command == "reload":
             sys.exit(_reload(arguments.config))
+        if arguments.command == "top":
+            sys.exit(_top(arguments))
+        from exporter.supervisor import plan
+
         wanted = plan.read(arguments.config)
         if arguments.command == "check":
             _check(arguments.config, wanted, arguments.show_source)
         elif arguments.command == "doctor":
             sys.exit(_doctor(wanted, arguments.seconds, arguments.json))
         else:
+            from exporter.supervisor.loop import Supervisor
+
             Supervisor(wanted, arguments.config).run()
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -106,26 +147,40 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _interval(text: str) -> float:
+    value = float(text)
+    if not 0.5 <= value <= 3600:  # an exporter reads no more often
+        raise argparse.ArgumentTypeError(f"{text}: expected seconds from 0.5 to 3600")
+    return value
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """What is printed may be more than is wanted: `| head` has enough."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python would try to flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _list(pattern: str, verbose: bool) -> int:
     """Prints hooks; what else is to be said goes to stderr, so that a pipe has hooks alone. Returns the exit code."""
     from exporter.hooks import listing  # BTF's and ELF's readers, which the daemon's processes need not hold
 
     lines, notes = listing.lines(pattern, verbose)
     code = 1
-    try:
+    with _printing():
         for line in lines:
-            print(line)
             code = 0
+            print(line)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has enough; Python would try to flush once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    for note in notes:
-        print(note, file=sys.stderr)
+        for note in notes:
+            print(note, file=sys.stderr)
     return code
 
 
-def _check(config: Path, wanted: Plan, shown: str | None) -> None:
+def _check(config: Path, wanted: "Plan", shown: str | None) -> None:
     """Compares the probes with this host, and prints that they are good, or the C of one. Raises ConfigError."""
     from exporter.loader import here  # with BTF's and ELF's readers
 
@@ -157,6 +212,8 @@ def _check(config: Path, wanted: Plan, shown: str | None) -> None:
 
 def _reload(config: Path) -> int:
     """Prints what came of a reload. Returns the exit code."""
+    from exporter.supervisor import control
+
     answer = control.ask(config)
     for line in answer.lines:
         print(line, file=sys.stdout if answer.good else sys.stderr)
@@ -165,7 +222,7 @@ def _reload(config: Path) -> int:
     return 0 if answer.good else 1
 
 
-def _doctor(wanted: Plan, seconds: float, as_json: bool) -> int:
+def _doctor(wanted: "Plan", seconds: float, as_json: bool) -> int:
     """Prints what each probe does here. Returns the exit code."""
     from exporter import doctor
 
@@ -173,3 +230,22 @@ def _doctor(wanted: Plan, seconds: float, as_json: bool) -> int:
     found = doctor.examine(wanted, seconds)
     print(doctor.as_json(found) if as_json else doctor.table(found, shutil.get_terminal_size((100, 24)).columns))
     return 0 if all(one.good for one in found) else 1
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    """Shows or prints what an exporter tells. Returns the exit code."""
+    from exporter.top import client, command  # with curses, and a client of HTTP
+
+    options = command.Options(
+        probe=arguments.probe,
+        config=arguments.config,
+        url=arguments.url,
+        interval=arguments.interval,
+        password_file=arguments.password_file,
+        trust=client.Trust(arguments.ca_file, arguments.cert_file, arguments.key_file),
+        once=arguments.once,
+        json=arguments.json,
+    )
+    with _printing():
+        command.run(options)
+    return 0
