@@ -25,7 +25,7 @@ _INSTRUCTION = 8  # bytes: struct sock_filter
 
 _ALWAYS = """
     read readv pread64 lseek close write writev fstat newfstatat fstatat64 stat lstat statx access faccessat faccessat2
-    readlink readlinkat getcwd getdents64 fcntl dup
+    readlink readlinkat getcwd getdents64 fcntl dup pipe2
 
     accept accept4 listen recvfrom recvmsg sendmsg shutdown getsockname getpeername getsockopt setsockopt
     epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6

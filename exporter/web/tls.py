@@ -5,6 +5,7 @@ Sources: crypto/tls of Go (CipherSuites, CurveID), openssl-ciphers(1). Go's suit
 here; of its others OpenSSL has all.
 """
 
+import fcntl
 import os
 import ssl
 from collections.abc import Iterator
@@ -66,11 +67,19 @@ def _no_password() -> str:
 
 @contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
-    """A file in memory, for as long as it is read: the worker may open none of the host's keys."""
-    fd = os.memfd_create("pem")
+    """A file in memory, for as long as it is read: the worker may open none of the host's keys.
+
+    Nor may it make such a file, which it could execute; a pipe does as well, but that of a key that is wrong ssl then
+    says that pipes do not seek. By then it has been read, in a child that is told what is wrong.
+    """
     try:
-        with os.fdopen(os.dup(fd), "wb") as file:
+        readable, writable = (fd := os.memfd_create("pem")), os.dup(fd)
+    except OSError:
+        readable, writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, max(len(data), 1))  # all of it is written before it is read
+    try:
+        with os.fdopen(writable, "wb") as file:
             file.write(data)
-        yield f"/proc/self/fd/{fd}"
+        yield f"/proc/self/fd/{readable}"
     finally:
-        os.close(fd)
+        os.close(readable)

@@ -23,6 +23,9 @@ import seccomp
 from exporter import libbpf, sandbox
 from exporter.child import isolated
 from exporter.errors import StartError
+from exporter.web import tls
+from exporter.web.settings import TLS
+from tests.certificates import Authority
 
 _PR_SET_NO_NEW_PRIVS = 38
 _PTRACE_SEIZE = 0x4206
@@ -178,6 +181,14 @@ def test_what_a_worker_does_is_possible(filter_: bytes, place: Place) -> None:
         assert other.recv(1) == b"x"
 
     assert attempt(work, filter_) == 0
+
+
+def test_a_worker_can_speak_tls(filter_: bytes, place: Place) -> None:
+    """OpenSSL is given a certificate and a key, one of the largest size that is taken, without a file being made."""
+    pair = Authority(place.folder).issue("server")
+    certificate = pair.certificate.read_bytes().ljust(1 << 20, b"\n")
+    settings = TLS(certificate, pair.key.read_bytes())
+    assert attempt(lambda: tls.context(settings), filter_) == 0
 
 
 def test_a_filter_that_the_kernel_refuses_is_told() -> None:
