@@ -56,10 +56,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the compiled programs and other passing files are, and how often each figure is taken."""
+    """Where the compiled programs and other passing files are, how often each figure is taken, and how long the soak
+    is."""
 
     folder: Path
     times: int
+    minutes: float
 
     @cached_property
     def peers(self) -> str:
