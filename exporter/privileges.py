@@ -13,7 +13,9 @@ from exporter.child import isolated
 from exporter.errors import StartError
 
 USER = "ebpf-exporter"
-NOBODY = 65534
+# Where there is no such user: a number of none. Not nobody's, whose other processes might signal the worker, and count
+# with it against limits. Debian keeps it free (policy, 9.2.2); systemd's dynamic users end below.
+NUMBER = 65533
 
 # include/uapi/linux/capability.h
 _CAP_DAC_READ_SEARCH, _CAP_KILL, _CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 2, 5, 6, 7, 12, 21
@@ -85,11 +87,11 @@ def _effective() -> int:
 
 
 def worker_ids() -> tuple[int, int]:
-    """Returns the uid and gid of the worker: those of the user ebpf-exporter if there is one, else nobody's."""
+    """Returns the uid and gid of the worker: those of the user ebpf-exporter if there is one, else a number of none."""
     try:
         entry = pwd.getpwnam(USER)
     except KeyError:
-        return NOBODY, NOBODY
+        return NUMBER, NUMBER
     return entry.pw_uid, entry.pw_gid
 
 
