@@ -137,7 +137,16 @@ def _load(line: bytes) -> Any:
 
     if b"\\uffffff" in line:
         line = _ESCAPE.sub(unescaped, line)
-    return json.loads(line.decode("utf-8", "surrogateescape"), object_pairs_hook=Pairs, strict=False)
+    text = line.decode("utf-8", "surrogateescape")
+    return json.loads(text, object_pairs_hook=Pairs, parse_int=_number, strict=False)
+
+
+def _number(digits: str) -> int:
+    """A number of 64 bits, as all of bpftrace's are. Raises ValueError for any other."""
+    number = int(digits)
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return number
 
 
 def _bytes(text: str) -> bytes:
