@@ -27,7 +27,7 @@ NEEDED_BY_PROBES: dict[tuple[str, ...], dict[str, str]] = {
     ("sys_admin",): BY_SYS_ADMIN,
     ("sys_admin", "net_admin"): {
         **BY_SYS_ADMIN,
-        "xdp": "Operation not permitted: lacks CAP_NET_ADMIN (to load XDP programs)",
+        "xdp": "Operation not permitted: lacks CAP_NET_ADMIN (to attach to interfaces)",
     },
 }
 
