@@ -12,7 +12,7 @@ from pathlib import Path
 
 from exporter.expression import Expression
 from exporter.kinds import Kind
-from exporter.rules.rule import Rule
+from exporter.rules.rule import DROP, Rule
 
 FAMILIES = (
     "kprobe", "kretprobe", "fentry", "fexit", "tracepoint", "rawtracepoint", "uprobe", "uretprobe", "usdt",
@@ -23,6 +23,8 @@ ON_INTERFACES = ("tc", "xdp")  # of these, a hook alone does not say where: that
 AUTO, CONTAINERS = "auto", "containers"
 
 OTHER = "(other)"  # what an unbounded label reads where its true value has no series
+
+CPU_PERCENT = 5.0  # of one core, that a probe's programs may take, unless told otherwise
 
 MAP_ENTRIES = 10_240  # keys that a map can take between two reads, unless there may be more series than that
 OVERFLOW_ENTRIES = 1_024  # combinations of bounded labels, but for those of rules
@@ -254,9 +256,9 @@ class Probe:
     """A probe with the config applied. declaration is its YAML; source is the file of its C, None where expressions say
     it all, and c what that file had in it when the config was read.
 
-    where, an expression, says which events count. max_cpu_percent is of one core; 0 is no limit. selftest is None where
-    nobody knows how to make its events happen. rule_metric names the metric that counts packets by rule: with one, the
-    probe takes rules.
+    where, an expression, says which events count. max_cpu_percent is what was asked for, if anything. selftest is None
+    where nobody knows how to make its events happen. rule_metric names the metric that counts packets by rule: only a
+    probe with one takes rules.
     """
 
     name: str
@@ -267,7 +269,7 @@ class Probe:
     metrics: tuple[Metric, ...]
     options: tuple[tuple[str, int], ...] = ()
     max_series: int = 1000
-    max_cpu_percent: float = 5.0
+    max_cpu_percent: float | None = None
     interfaces: tuple[str, ...] = ()
     mode: str = "auto"
     where: Expression | None = None
@@ -276,6 +278,13 @@ class Probe:
     c: str = ""
     rule_metric: str = ""
     rules: tuple[Rule, ...] = ()
+
+    @property
+    def cpu_percent(self) -> float:
+        """How much of a core its programs may take. 0 is no limit, as of rules that drop: a flood may not end them."""
+        if self.max_cpu_percent is not None:
+            return self.max_cpu_percent
+        return 0.0 if any(rule.action == DROP for rule in self.rules) else CPU_PERCENT
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -53,7 +53,7 @@ class Life:
         self._pause = FIRST_PAUSE
         self._again_at = math.inf
         self._disabled_for = overhead.FIRST_PAUSE
-        self._overhead = Overhead(probe.max_cpu_percent)
+        self._overhead = Overhead(probe.cpu_percent)
         self._look_at = math.inf  # at what it costs
         self._files: dict[str, Identity | None] = {}  # that hooks name, as they were at the last try
         self._stale: set[str] = set()  # of those, the ones that are to be attached to again
@@ -168,7 +168,7 @@ class Life:
             placing = None if places is None else Placing(places, self.probe.rules)
             programs = list(self.held.programs.values())
             self.held.on_interfaces = OnInterfaces(loaded, programs, placing)
-        self._overhead = Overhead(self.probe.max_cpu_percent)
+        self._overhead = Overhead(self.probe.cpu_percent)
         self._look_at_cost()
         self._set(
             state="starting" if self.held.on_interfaces else "running",
@@ -255,14 +255,14 @@ class Life:
         """Detaches a probe that takes more of a core than it may, and tries it again later."""
         assert self.held is not None
         now = time.monotonic()
-        self._look_at = now + overhead.EVERY if self.probe.max_cpu_percent else math.inf
+        self._look_at = now + overhead.EVERY if self.probe.cpu_percent else math.inf
         percent = self._overhead.exceeded(now, self.held.run_nanoseconds())
         if percent is None:
             return
         self._release()
         reason = (
             f"its programs took {percent:.3g} % of a core for {overhead.WINDOW:.0f} s, and may take"
-            f" {self.probe.max_cpu_percent:g} % (max_cpu_percent)"
+            f" {self.probe.cpu_percent:g} % (max_cpu_percent)"
         )
         self._set(state="disabled", reason=reason, attachments=())
         told = {"probe": self.probe.name, "reason": reason, "again_in": f"{self._disabled_for:g}s"}

@@ -4,14 +4,18 @@
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 from tests.e2e.support import attached, patched
 from tests.kernel.conftest import Workload
 from tests.kernel.daemon import Daemon, count, meanwhile
+from tests.kernel.test_container_rules import IPV4, udp
 from tests.kernel.test_daemon import COUNT_NOTHING, pair
+from tests.kernel.wires import link
 
 OPENS = "ebpf_file_opens_total"
+RUN_SECONDS = "ebpf_exporter_program_run_seconds_total"
 
 
 def test_a_compile_child_that_crashes_is_tried_again(tmp_path: Path, workload: Workload) -> None:
@@ -69,3 +73,27 @@ def test_a_probe_that_costs_too_much_is_detached_and_tried_again(tmp_path: Path,
     assert status["attachments"] == []
     assert [count(up, "ebpf_exporter_probe_up", probe=name) for name in probes] == [0, 1]
     assert re.search("ERROR probe disabled probe=file_opens .* again_in=600s", log)
+
+
+def test_a_flood_does_not_end_what_drops_it(tmp_path: Path, workload: Workload) -> None:
+    """A probe whose rules drop packets takes more of a core than others may, and stays; one that counts does not."""
+    (tmp_path / "file").touch()
+    short = patched("supervisor.overhead.WINDOW=0.2", "supervisor.overhead.EVERY=0.1", "probe.CPU_PERCENT=0.0001")
+    rules = [{"name": "flood", "action": "drop", "protocol": "udp"}]
+    with link("hostile-w0") as pair, pair.ports() as (here, there):
+        probes = {"file_opens": {}, "xdp": {"interfaces": ["hostile-w0"], "rules": rules}}
+
+        def flood() -> None:
+            there.send([udp(53)] * 100)
+            workload("opener-f", "opens", tmp_path, 16, 7)
+
+        with Daemon(probes, prefix=short) as daemon, meanwhile(flood):
+            began = count(daemon.samples(), RUN_SECONDS, probe="xdp"), time.monotonic()
+            daemon.wait_for(lambda: daemon.status("file_opens")["state"] == "disabled", "a probe that is disabled")
+            samples = daemon.samples()
+            percent = (count(samples, RUN_SECONDS, probe="xdp") - began[0]) / (time.monotonic() - began[1]) * 100
+            state = daemon.status("xdp")["state"]
+        came = here.receive(0, (IPV4,))
+    assert percent > 0.0001
+    assert count(samples, "ebpf_xdp_rule_packets_total", rule="flood") > 0
+    assert (state, came) == ("running", [])

@@ -253,3 +253,15 @@ def test_more_rules_than_the_maps_have_room_for() -> None:
     before = numbered(ruled("a"))
     few, many = (numbered(ruled(*map(str, range(count))), before.rule_names) for count in (100, 300))
     assert (differ_in_rules_alone(before, few), differ_in_rules_alone(before, many)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "actions", "percent"),
+    [(None, (), 5), (None, ("count", "pass"), 5), (None, ("count", "drop"), 0), (7, ("drop",), 7), (0, (), 0)],
+)
+def test_what_drops_packets_has_no_limit_of_cost_by_default(
+    asked: float | None, actions: tuple[str, ...], percent: float
+) -> None:
+    """What was asked for holds; without that there is a limit, but where a flood would end what is to stop it."""
+    rules = tuple(Rule(action, action) for action in actions)
+    assert dataclasses.replace(probe(), max_cpu_percent=asked, rules=rules).cpu_percent == percent
