@@ -27,6 +27,9 @@ class Shown(Protocol):
     @property
     def folded(self) -> int: ...
 
+    @property
+    def max_series(self) -> int: ...
+
     def __len__(self) -> int: ...
 
     def render(self) -> list[tuple[Metric, bytes]]:
@@ -74,6 +77,10 @@ class Counters:
     @property
     def folded(self) -> int:
         return self._series.folded
+
+    @property
+    def max_series(self) -> int:
+        return self._series.max_series
 
     def __len__(self) -> int:
         return len(self._series)
@@ -154,6 +161,10 @@ class _Shown:
     @property
     def folded(self) -> int:
         return self._names.folded
+
+    @property
+    def max_series(self) -> int:
+        return self._names.max_series
 
     def __len__(self) -> int:
         return len(self._shown)

@@ -196,7 +196,15 @@ class Health:
         for status in self.current():
             up.add_metric([status.name], status.state == "running")
             info.add_metric([status.name, status.state, status.mechanism, status.reason], 1)
-        yield from (up, info)
+        limit = GaugeMetricFamily(
+            "ebpf_exporter_probe_max_cpu_ratio",
+            "Share of a core that a probe's programs may take, where there is a limit.",
+            labels=["probe"],
+        )
+        for name, running in self.running.items():
+            if percent := running.maps.probe.max_cpu_percent:
+                limit.add_metric([name], percent / 100)
+        yield from (up, info, limit)
 
     def _of_programs(self) -> Iterator[Metric]:
         labels = ["probe", "program"]
@@ -229,6 +237,9 @@ class Health:
             labels=["probe", "metric"],
         )
         series = GaugeMetricFamily("ebpf_exporter_series", "Series of a metric, with (other).", labels=["metric"])
+        most = GaugeMetricFamily(
+            "ebpf_exporter_max_series", "Series that a metric may have, (other) not counted.", labels=["metric"]
+        )
         folded = CounterMetricFamily(
             "ebpf_exporter_series_folded_total",
             "Times that a key was counted under (other) because a metric had its max_series.",
@@ -239,5 +250,6 @@ class Health:
                 if metric.chosen:
                     overflowed.add_metric([name, metric.name], table.overflowed)
                     series.add_metric([metric.name], len(table))
+                    most.add_metric([metric.name], table.max_series)
                     folded.add_metric([metric.name], table.folded)
-        yield from (overflowed, series, folded)
+        yield from (overflowed, series, most, folded)

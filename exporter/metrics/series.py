@@ -31,8 +31,8 @@ class Series:
         self._bucket_at = next((field.offset for field in table.fields if field.name == "bucket"), 0)
         self._text = KeyText(table)
         self._merges = self._slots > 1 or any(label.kind.merges for label in table.labels)
-        # bounded labels are never folded for the budget, only where they turn out not to be bounded at all
-        self._limit = max(max_series, table.combinations) if self._text.all_bounded else max_series
+        # besides (other); bounded labels are never folded for the budget, only where they turn out not to be bounded
+        self.max_series = max(max_series, table.combinations) if self._text.all_bounded else max_series
         self._budget = Budget(max_series)
         self._of_key: dict[bytes, int] = {}
         self._of_bounded: dict[bytes, int] = {}
@@ -162,7 +162,7 @@ class Series:
             if winners:
                 self._displace(winners)
         self._budget.end_read()
-        if self._merges and len(self._of_key) > _MOST_KEYS + self._limit * self._slots:
+        if self._merges and len(self._of_key) > _MOST_KEYS + self.max_series * self._slots:
             self._of_key.clear()  # their series are found again by their text
 
     def _displace(self, winners: list[tuple[bytes, int]]) -> None:
@@ -227,7 +227,7 @@ class Series:
 
     def _slot_of(self, key: bytes, amount: int) -> int:
         """Returns the slot of a key that had none: its own, if the budget has room, else that of its ``(other)``."""
-        if len(self._own) >= self._limit and not self._shares(key):
+        if len(self._own) >= self.max_series and not self._shares(key):
             self.folded += 1
             if self._text.all_bounded:  # its bounded labels alone would be the series that there is no room for
                 return self._number(self._text.other(), b"") * self._slots + self._bucket(key)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """metrics/health.py: the exporter's metrics of itself."""
 
+import dataclasses
 import os
 import sys
 from types import SimpleNamespace
@@ -76,6 +77,7 @@ def text(health: Health, wanted: Format = TEXT) -> str:
         ("probe_up", {"probe": "p"}, 1.0),
         ("probe_up", {"probe": "q"}, 0.0),
         ("probe_up", {"probe": "r"}, 0.0),
+        ("probe_max_cpu_ratio", {"probe": "p"}, 0.05),
         ("probe_info", {"probe": "p", "state": "running", "mechanism": "tracepoint", "reason": ""}, 1.0),
         ("probe_info", {"probe": "q", "state": "failed", "mechanism": "", "reason": 'no "BTF"\nhere'}, 1.0),
         ("program_runs_total", {"probe": "p", "program": "on_event"}, 3.0),
@@ -84,6 +86,7 @@ def text(health: Health, wanted: Format = TEXT) -> str:
         ("events_missed_total", {"probe": "p", "program": "on_return"}, 306.0),
         ("events_overflowed_total", {"probe": "p", "metric": "ebpf_a_total"}, 7.0),
         ("series", {"metric": "ebpf_a_total"}, 3.0),
+        ("max_series", {"metric": "ebpf_a_total"}, 2.0),
         ("series_folded_total", {"metric": "ebpf_a_total"}, 3.0),
     ],
 )
@@ -97,6 +100,13 @@ def test_misses_that_the_kernel_does_not_tell_are_no_zero(health: Health) -> Non
     found = samples(text(health))
     assert (("probe", "p"), ("program", "silent")) in found["ebpf_exporter_program_runs_total"]
     assert (("probe", "p"), ("program", "silent")) not in found["ebpf_exporter_events_missed_total"]
+
+
+def test_a_probe_without_a_limit_has_no_series_of_it(health: Health) -> None:
+    """0 in the config is no limit of 0."""
+    maps = health.running["p"].maps
+    maps.probe = dataclasses.replace(maps.probe, max_cpu_percent=0)
+    assert samples(text(health)).get("ebpf_exporter_probe_max_cpu_ratio", {}) == {}
 
 
 def test_versions(health: Health) -> None:
