@@ -12,6 +12,7 @@ DOCUMENTS = {
     "README.md": (ROOT / "README.md").read_text(),
     "docs/probes.md": PROBES,
     "docs/network.md": (ROOT / "docs" / "network.md").read_text(),
+    "docs/runbook.md": (ROOT / "docs" / "runbook.md").read_text(),
 }
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

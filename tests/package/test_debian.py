@@ -58,9 +58,8 @@ def test_it_has_the_whole_program_and_all_probes(content: Path) -> None:
     assert (content / "usr/share/man/man8/ebpf-exporter.8.gz").exists()
     documents = {path.name.removesuffix(".gz") for path in (content / "usr/share/doc/ebpf-exporter").iterdir()}
     assert {path.name for path in (ROOT / "docs").glob("*.md")} | {"README.md", "copyright", "changelog"} == documents
-    for folder in ("grafana", "prometheus"):
-        source = ROOT / folder if folder == "grafana" else ROOT / "deploy" / folder
-        assert (content / "usr/share/ebpf-exporter" / folder).is_dir() == source.is_dir()
+    rules = {path.name for path in (content / "usr/share/ebpf-exporter/prometheus").iterdir()}
+    assert rules == {path.name for path in (ROOT / "deploy" / "prometheus").iterdir()}
 
 
 def test_its_config_alone_is_a_conffile(package: Path) -> None:
