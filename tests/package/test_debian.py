@@ -58,8 +58,19 @@ def test_it_has_the_whole_program_and_all_probes(content: Path) -> None:
     assert (content / "usr/share/man/man8/ebpf-exporter.8.gz").exists()
     documents = {path.name.removesuffix(".gz") for path in (content / "usr/share/doc/ebpf-exporter").iterdir()}
     assert {path.name for path in (ROOT / "docs").glob("*.md")} | {"README.md", "copyright", "changelog"} == documents
-    rules = {path.name for path in (content / "usr/share/ebpf-exporter/prometheus").iterdir()}
-    assert rules == {path.name for path in (ROOT / "deploy" / "prometheus").iterdir()}
+
+
+def test_it_has_dashboards_and_rules(content: Path) -> None:
+    """Byte for byte, and not what the dashboards are made by."""
+    share = content / "usr" / "share" / "ebpf-exporter"
+
+    def files(folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    assert sorted(path.name for path in (share / "grafana").iterdir()) == ["dashboards", "provisioning"]
+    for name in ("dashboards", "provisioning"):
+        assert files(share / "grafana" / name) == files(ROOT / "grafana" / name)
+    assert files(share / "prometheus") == files(ROOT / "deploy" / "prometheus")
 
 
 def test_its_config_alone_is_a_conffile(package: Path) -> None:
