@@ -7,11 +7,11 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from tests.kernel.daemon import START_SECONDS, free_port
 
@@ -26,9 +26,10 @@ View = dict[Key, list[tuple[float, float]]]  # of each series (Unix time of the 
 class Prometheus:
     """``prometheus`` with one target, from its first successful scrape of it to its end."""
 
-    def __init__(self, target_port: int, settings: Mapping[str, Any] | None = None) -> None:
-        """settings are further ones of its scrapes, such as a password."""
+    def __init__(self, target_port: int, settings: Mapping[str, Any] | None = None, rules: Sequence[Path] = ()) -> None:
+        """settings are further ones of its scrapes, such as a password. rules are files of rules."""
         self._settings = settings or {}
+        self._rules = [str(path) for path in rules]
         self._target = f"127.0.0.1:{target_port}"
         self._port = free_port()
         self._temporary = tempfile.TemporaryDirectory()
@@ -37,7 +38,8 @@ class Prometheus:
 
     def __enter__(self) -> Self:
         config = {
-            "global": {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL},
+            "global": {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL},
+            "rule_files": self._rules,
             "scrape_configs": [{"job_name": "test", "static_configs": [{"targets": [self._target]}], **self._settings}],
         }
         (self._work / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
@@ -67,9 +69,10 @@ class Prometheus:
         return (self._work / "log").read_text(errors="backslashreplace")
 
     def wait_for_scrape(self, after: float) -> None:
-        """Returns when there are the samples of a scrape that began after this Unix time."""
+        """Returns when there are, of each target, the samples of a scrape that began after this Unix time."""
         for _ in range(int(START_SECONDS / POLL_SECONDS)):
-            if any(moment > after and value for moment, value in self._up()):
+            targets = self._up()
+            if targets and all(any(moment > after and value for moment, value in one) for one in targets):
                 return
             assert self._process.poll() is None, self.log()
             time.sleep(POLL_SECONDS)
@@ -77,19 +80,19 @@ class Prometheus:
 
     def scrapes(self) -> int:
         """Returns how many scrapes succeeded."""
-        return sum(bool(value) for _, value in self._up())
+        return sum(bool(value) for samples in self._up() for _, value in samples)
 
-    def _up(self) -> list[tuple[float, float]]:
+    def _up(self) -> list[list[tuple[float, float]]]:
         try:
-            return [sample for samples in self.samples("up").values() for sample in samples]
+            return [[(float(at), float(value)) for at, value in series["values"]] for series in self.query("up[1h]")]
         except (ConnectionRefusedError, http.client.HTTPException):  # it starts
             return []
 
     def samples(self, selector: str) -> View:
         """Returns all samples of the series that a selector selects, just as they were scraped."""
         return {
-            key: [(float(moment), float(value)) for moment, value in series["values"]]
-            for key, series in self._query(f"{selector}[1h]")
+            _key(series["metric"]): [(float(moment), float(value)) for moment, value in series["values"]]
+            for series in self.query(f"{selector}[1h]")
         }
 
     def last(self, selector: str) -> dict[Key, float]:
@@ -100,12 +103,17 @@ class Prometheus:
 
     def now(self, expression: str) -> dict[Key, float]:
         """Returns an expression's value now."""
-        return {key: float(series["value"][1]) for key, series in self._query(expression)}
+        return {_key(series["metric"]): float(series["value"][1]) for series in self.query(expression)}
 
-    def _query(self, expression: str) -> list[tuple[Key, dict[str, Any]]]:
+    def query(self, expression: str, **parameters: float) -> list[dict[str, Any]]:
+        """Returns the series of an expression's value, as the API has them; time may be a parameter."""
+        return list(self.get("query", query=expression, **parameters)["result"])
+
+    def get(self, path: str, **parameters: str | float) -> Any:
+        """Returns the data that the API has under a path."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
-            connection.request("GET", f"/api/v1/query?query={quote(expression)}")
+            connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
             response = connection.getresponse()
             body = response.read()
         finally:
@@ -113,7 +121,7 @@ class Prometheus:
         if response.status == http.client.SERVICE_UNAVAILABLE:
             raise http.client.HTTPException("not ready")
         assert response.status == 200, body
-        return [(_key(series["metric"]), series) for series in json.loads(body)["data"]["result"]]
+        return json.loads(body)["data"]
 
 
 def _key(metric: dict[str, str]) -> Key:
