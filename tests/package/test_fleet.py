@@ -21,6 +21,7 @@ PROCESSES, WHOLE_NODE = (MANIFESTS / name for name in ("processes", "whole-node"
 KUBERNETES = ("1.25", "1.32", "1.37")  # the schemas of these
 # with tracepoints alone nothing is attached to interfaces, or to programs in closed folders
 FOR_MORE_THAN_PROCESSES = {"net_admin", "dac_read_search"}
+WIDE = {"comm", "file", "command", "user", "container"}  # labels
 
 Manifest = dict[str, Any]
 
@@ -142,3 +143,32 @@ def test_the_whole_node_has_all_of_processes() -> None:
     pods = [found[folder]["spec"]["template"]["spec"] for folder in (PROCESSES, WHOLE_NODE)]
     assert [pod.get("hostNetwork", False) for pod in pods] == [False, True]
     assert [pod.get("hostPID", False) for pod in pods] == [False, True]
+
+
+def test_the_config_is_what_prometheus_takes() -> None:
+    """With its targets, and all files of rules."""
+    command = ["promtool", "check", "config", str(ROOT / "deploy" / "prometheus" / "prometheus.yml")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    files = [path.name for path in (ROOT / "deploy" / "prometheus").glob("*.rules.yml")]
+    assert "fleet.rules.yml" in files
+    assert done.stdout.count(" rules found") == len(files)
+
+
+def test_fleet_rules_keep_the_sums() -> None:
+    """Of what is counted by wide labels, (other) among them; each sum is at its own labels alone."""
+    command = ["promtool", "test", "rules", str(Path(__file__).parent / "fleet.rules.test.yml")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_counter_has_its_rule() -> None:
+    """Of the probes that are shipped; without the labels that have a thousand values."""
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "fleet.rules.yml").read_text())["groups"][0]["rules"]
+    for path in (ROOT / "bpf").glob("*.yaml"):
+        for name, metric in read(path)["metrics"].items():
+            if metric["type"] != "counter":
+                continue
+            [rule] = [rule for rule in rules if f"rate({name}[" in rule["expr"]]
+            [left_out] = re.findall(r"without \(([^)]*)\)", rule["expr"])
+            assert WIDE & set(metric["labels"]) <= set(left_out.split(", ")), name
