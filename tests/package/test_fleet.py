@@ -145,6 +145,19 @@ def test_the_whole_node_has_all_of_processes() -> None:
     assert [pod.get("hostPID", False) for pod in pods] == [False, True]
 
 
+def test_the_role_is_what_ansible_takes(tmp_path: Path) -> None:
+    """Each task's module is there, with arguments that it has; the config is checked before it is used."""
+    if shutil.which("ansible-playbook") is None:
+        pytest.skip("needs ansible-core")
+    playbook = ROOT / "deploy" / "ansible" / "playbook.yml"
+    command = ["ansible-playbook", "-i", "host.example.org,", "--syntax-check", str(playbook)]
+    done = subprocess.run(command, capture_output=True, text=True, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    tasks = yaml.safe_load((playbook.parent / "roles" / "ebpf_exporter" / "tasks" / "main.yml").read_text())
+    [config] = [task for task in tasks if "notify" in task]
+    assert config["ansible.builtin.copy"]["validate"].split() == ["ebpf-exporter", "check", "--config", "%s"]
+
+
 def test_the_config_is_what_prometheus_takes() -> None:
     """With its targets, and all files of rules."""
     command = ["promtool", "check", "config", str(ROOT / "deploy" / "prometheus" / "prometheus.yml")]
