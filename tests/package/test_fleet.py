@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,31 @@ def test_every_counter_has_its_rule() -> None:
             [rule] = [rule for rule in rules if f"rate({name}[" in rule["expr"]]
             [left_out] = re.findall(r"without \(([^)]*)\)", rule["expr"])
             assert WIDE & set(metric["labels"]) <= set(left_out.split(", ")), name
+
+
+def test_what_the_document_shows_is_good(tmp_path: Path) -> None:
+    """Each piece of a config in docs/scale.md is one that Prometheus takes, or the exporter."""
+    text = (ROOT / "docs" / "scale.md").read_text()
+    pieces = [
+        textwrap.dedent(piece) for piece in re.findall(r"^ *```yaml\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    ]
+    checked = []
+    for piece in pieces:
+        found = yaml.safe_load(piece)
+        config = tmp_path / "config.yaml"
+        if "probes" in found:
+            config.write_text(piece)
+            code, _, err = run("check", "--config", config)
+            assert code == 0, err
+            checked.append("probes")
+            continue
+        if isinstance(found, list):
+            (tmp_path / "targets.yml").write_text(piece)
+            found = {"scrape_configs": [{"job_name": "x", "file_sd_configs": [{"files": ["targets.yml"]}]}]}
+        elif "relabel_configs" in found:
+            found = {"scrape_configs": [{"job_name": "x", **found}]}
+        config.write_text(json.dumps(found))
+        done = subprocess.run(["promtool", "check", "config", str(config)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        checked.append(next(iter(found)))
+    assert checked == ["scrape_configs", "probes", "scrape_configs", "remote_write", "scrape_configs"]
