@@ -241,7 +241,7 @@ def test_the_page_in_both_formats_and_compressed() -> None:
     assert b"ebpf_file_opens_total" in gzip.decompress(packed_body)
     assert plain.headers["Content-Encoding"] is None
     assert (other.status, healthy.status, ready.status) == (404, 200, 200)
-    assert "file_opens" in index
+    assert "<title>ebpf-exporter</title>" in index
 
 
 OWN = {
