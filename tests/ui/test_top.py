@@ -9,6 +9,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -275,16 +276,22 @@ def test_a_running_exporter(tmp_path: Path) -> None:
             assert terminal.wait_for_end() == (0, True)
 
 
-def test_tls_and_a_password(tmp_path: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that others may look into, as they may not into pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_tls_and_a_password(open_folder: Path) -> None:
     """The password is asked for, and not shown; who has no rights here may ask as well."""
-    authority = Authority(tmp_path)
+    authority = Authority(open_folder)
     pair = authority.issue("server", "IP:127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pair.certificate, pair.key)
     exporter = Exporter()
     exporter.user, exporter.answers = "alice:correct horse", {"/probes": {"time": 5, "probes": [probe_answer("p")]}}
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     with serving(exporter, tls=context) as url:
         with_user = url.replace("//", "//alice@")
