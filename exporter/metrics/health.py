@@ -202,7 +202,7 @@ class Health:
             labels=["probe"],
         )
         for name, running in self.running.items():
-            if percent := running.maps.probe.max_cpu_percent:
+            if percent := running.maps.probe.cpu_percent:
                 limit.add_metric([name], percent / 100)
         yield from (up, info, limit)
 

@@ -53,7 +53,7 @@ def _probe(health: Health, status: ProbeStatus) -> dict[str, Any]:
         "series": max(map(len, tables), default=0),
         "max_series": probe and probe.max_series,
         "folded_total": sum(shown.folded for shown in tables),
-        "max_cpu_percent": probe and probe.max_cpu_percent,
+        "max_cpu_percent": probe and probe.cpu_percent,
         "metrics": [metric.name for shown in tables for metric in shown.table.metrics if metric.chosen],
         "history": list(running.history) if running else [],
     }

@@ -27,6 +27,8 @@ from exporter.loader.attach import NoSuchHook
 from exporter.loader.load import NothingHolds
 from exporter.status import Attempt
 from exporter.supervisor.control import Unreachable
+from exporter.top.client import NoProbe, Unanswered
+from exporter.top.place import BadPlace
 
 EXAMPLES: list[ExporterError] = [
     ExporterError("what"),
@@ -45,6 +47,9 @@ EXAMPLES: list[ExporterError] = [
     NothingHolds("reason", "details", (Attempt("kprobe", "why", "words"),)),
     Crashed("SIGSEGV"),
     Unreachable("nobody"),
+    Unanswered("silence"),
+    NoProbe("none"),
+    BadPlace("where"),
 ]
 
 

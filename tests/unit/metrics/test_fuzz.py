@@ -6,7 +6,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -29,7 +29,8 @@ AGAIN = 50  # keys that come again, so that they take the places of others
 NAMED = 64  # numbers of each sort that have a name
 
 KINDS = (
-    *(kinds.parse(name) for name in kinds._SIMPLE),
+    *(kinds.parse(name) for name in kinds._SIMPLE if name != "rule"),
+    replace(kinds.parse("rule"), values=tuple(f'"{number}\n' for number in range(1 << 16))),
     *(kinds.parse(f"string({size})") for size in (2, 3, 16, 64, kinds.MAX_STRING)),
     kinds.parse(["read", "write"]),
     kinds.parse([f'"{number}\n' for number in range(255)]),
