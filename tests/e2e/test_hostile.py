@@ -152,10 +152,10 @@ def test_any_bytes_in_names_of_programs(folder: Path) -> None:
     os.chown(folder / "program", NOBODY, NOBODY)
     names = tuple(name for name in NAMES if b"/" not in name)
     with Daemon({"process_execs": {}}) as daemon:
-        before = by(daemon.samples(), "comm", EXECS, user="nobody")
         as_nobody(work)
         samples = lawful(daemon)
-    assert by(samples, "comm", EXECS, user="nobody") == {**before, **expected(names)}
+    executed = by(samples, "comm", EXECS, user="nobody")  # of programs of other names too, on a host that has such
+    assert {name: executed.get(name) for name in expected(names)} == expected(names)
 
 
 def built(source: str, folder: Path, *flags: str) -> Path:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever bytes are in the kernel's maps, by every kind of label: the page is good, and its sums are those counted."""
 
+import dataclasses
 import math
 import os
 import re
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -19,7 +20,7 @@ from exporter.cgroups import Paths
 from exporter.metrics.exposition import OPENMETRICS, TEXT, page
 from exporter.metrics.series import Series
 from exporter.places import LONG_PATIENCE, Place, Places
-from exporter.probe import Label, Metric, Table, powers_of_two
+from exporter.probe import MAX_RULE_NAMES, Label, Metric, Table, powers_of_two
 
 from ..support import samples
 
@@ -30,7 +31,8 @@ NAMED = 64  # numbers of each sort that have a name
 
 KINDS = (
     *(kinds.parse(name) for name in kinds._SIMPLE if name != "rule"),
-    replace(kinds.parse("rule"), values=tuple(f'"{number}\n' for number in range(1 << 16))),
+    # the kernel has numbers of rules from those who gave them names
+    dataclasses.replace(kinds.parse("rule"), values=tuple(f"{number}" for number in range(MAX_RULE_NAMES))),
     *(kinds.parse(f"string({size})") for size in (2, 3, 16, 64, kinds.MAX_STRING)),
     kinds.parse(["read", "write"]),
     kinds.parse([f'"{number}\n' for number in range(255)]),
