@@ -45,6 +45,7 @@ def test_no_user_can_signal_or_look_into_it() -> None:
 
     with Daemon({"process_execs": {}}) as daemon:
         assert daemon.process is not None
+        assert daemon.page()  # so the worker is what it stays
         pids = daemon.process.pid, daemon.worker_pid()
         as_nobody(work)
         assert count(daemon.samples(), "ebpf_exporter_worker_restarts_total") == 0
@@ -54,6 +55,7 @@ def test_the_worker_has_no_rights() -> None:
     """No user with files or processes, no group, no capability nor a way to one, a filter of system calls; and none of
     its descriptors is of a file that it could write, but the log."""
     with Daemon({"process_execs": {}}, prefix=["setpriv", "--groups", "4,27"]) as daemon:
+        assert daemon.page()  # so the worker is what it stays
         process = Path(f"/proc/{daemon.worker_pid()}")
         status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
         writable = [
