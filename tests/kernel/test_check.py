@@ -34,6 +34,7 @@ def check(folder: Path, label: str, *words: str, prefix: tuple[str, ...] = (), *
     return done.returncode, done.stdout.replace(f"{folder}/", ""), done.stderr.replace(f"{folder}/", "")
 
 
+@pytest.mark.matrix
 def test_a_field_of_the_event(folder: Path) -> None:
     """What the event has is good; what it does not have is an error with the line and what there is."""
     assert check(folder, "str(args.filename, 32)", where="args.old_pid > 0") == (0, "config.yaml: good: p\n", "")
@@ -51,6 +52,7 @@ def test_a_member_of_a_kernel_structure(folder: Path) -> None:
     assert (code, "f_inod: struct file * has " in err) == (1, True)
 
 
+@pytest.mark.matrix
 def test_what_is_not_here(folder: Path) -> None:
     """A misspelled hook is a warning with the right one: nobody knows on which host the config is meant to run."""
     code, out, err = check(folder, "comm", attach="tracepoint:sched:sched_proces_exec")
@@ -67,6 +69,7 @@ def test_without_the_right_to_read(folder: Path) -> None:
     assert err == "warning: not compared with this host: cannot read /sys/kernel/tracing: only root can\n"
 
 
+@pytest.mark.matrix
 def test_the_source_is_for_this_kernel(folder: Path) -> None:
     """What --show-source prints is the C for this kernel, with the event's own offsets."""
     code, out, err = check(folder, "args.old_pid", "--show-source", "p")

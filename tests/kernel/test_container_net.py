@@ -74,6 +74,7 @@ def test_packets_and_bytes_in_both_directions(way: Sequence[str]) -> None:
     assert ["on_received", f"tc:egress:ebpf-n0 ({mode})"] in status["attachments"]
 
 
+@pytest.mark.matrix
 def test_frames_with_vlan_tags(way: Sequence[str]) -> None:
     """Of frames with one tag and with two, bytes are those on the wire, also where the kernel keeps the first tag
     beside the frame, as it does when it has received one."""
@@ -133,6 +134,7 @@ def test_a_stream_in_packets_larger_than_frames(way: Sequence[str]) -> None:
         assert size / packets > 1514
 
 
+@pytest.mark.matrix
 def test_a_frame_that_is_in_pieces(way: Sequence[str]) -> None:
     """Frames of which only the first bytes lie in one piece have all their bytes counted."""
     with link("ebpf-n3") as pair, Daemon({"container_net": {}}, prefix=way) as daemon, pair.ports() as (here, there):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
+import pytest
+
 from tests.kernel.daemon import Daemon, by, count
 from tests.kernel.tc import way
 from tests.kernel.wires import ETHERNET, Link, frame, inside, ip, link
@@ -100,6 +102,7 @@ def test_rules_hold_for_their_containers_and_directions(way: Sequence[str]) -> N
             assert met(daemon, "seen", direction="ingress") == 0
 
 
+@pytest.mark.matrix
 def test_headers_with_tags_and_in_pieces(way: Sequence[str]) -> None:
     """Rules find the ports of a frame whose tag is kept beside it, and of one of which only the first bytes lie in one
     piece; of what they pass nothing is lost."""

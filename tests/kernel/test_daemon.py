@@ -106,6 +106,7 @@ def test_sigterm_ends_all_and_exits_with_0() -> None:
         assert "ERROR" not in daemon.log()
 
 
+@pytest.mark.matrix
 def test_a_worker_that_ends_is_started_again_and_nothing_is_lost(tmp_path: Path, workload: Workload) -> None:
     """What the kernel counted while there was no worker is on the next page."""
     (tmp_path / "file").touch()
@@ -187,6 +188,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.matrix
 def test_hostile_names_leave_the_page_valid(tmp_path: Path) -> None:
     """Names with newlines, quotes, backslashes, invalid UTF-8 or 255 bytes are labels like any others."""
     environment = {**os.environb}

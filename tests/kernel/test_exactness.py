@@ -57,6 +57,7 @@ def resident(pid: int) -> int:
     raise AssertionError(pid)
 
 
+@pytest.mark.matrix
 def test_a_million_names_cost_neither_events_nor_memory(tmp_path: Path, workload: Workload) -> None:
     """A process that renames itself a million times against 1,000 series: sums exact, pages small, memory flat."""
     file = tmp_path / "file"

@@ -12,6 +12,8 @@ import pytest
 from .conftest import lacks
 from .daemon import Daemon, Samples, count, free_port
 
+pytestmark = pytest.mark.matrix
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "bpf" / "examples"
 DOCUMENT = ROOT / "docs" / "examples.md"

@@ -63,6 +63,7 @@ def test_bytes_are_what_was_returned(mechanism: str, tmp_path: Path, workload: W
         assert count(after, f"{LATENCY}_count", op=op) - count(before, f"{LATENCY}_count", op=op) == operations
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_without_latency_the_bytes_are_the_same(mechanism: str, tmp_path: Path, workload: Workload) -> None:
     """Where only bytes by file are wanted, nothing else is on the page and the bytes are exact."""
@@ -80,6 +81,7 @@ def test_without_latency_the_bytes_are_the_same(mechanism: str, tmp_path: Path, 
     assert ("enter_call" in programs) == (mechanism == "tracepoint-entries")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_only_regular_files_count_unless_all_are_wanted(mechanism: str, tmp_path: Path, workload: Workload) -> None:
     """What goes through a pipe is not counted by default, and is with all_files."""

@@ -104,6 +104,7 @@ def test_a_probe_fails_for_want_of_a_capability(taken: tuple[str, ...], closed: 
         assert count(daemon.samples(), "ebpf_closed_total") == (0 if "closed" in failed else 1)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("taken", NEEDED_TO_START)
 def test_without_some_nothing_runs_and_one_line_says_so(taken: tuple[str, ...], tmp_path: Path, stranger: int) -> None:
     """That the kernel would refuse is true."""

@@ -36,6 +36,7 @@ def forbidding(number: int, error: int) -> list[str]:
     return [sys.executable, "-c", FORBIDDING, str(number), str(error)]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("command", ["run", "doctor"])
 @pytest.mark.parametrize(
     ("error", "words"),
@@ -62,6 +63,7 @@ def test_without_bpf_a_line_says_what_to_do(error: int, words: str, command: str
     assert (done.returncode, line.partition("; before Linux 5.11")[0]) == (1, f"ebpf-exporter: {words}")
 
 
+@pytest.mark.matrix
 def test_without_perf_events_probes_fail_with_the_reason() -> None:
     """Each probe whose hooks are perf events says what was refused; what is no perf event runs."""
     prefix = forbidding(PERF_EVENT_OPEN, errno.EPERM)

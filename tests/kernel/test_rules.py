@@ -33,6 +33,8 @@ from tests.packets import (
     tags,
 )
 
+pytestmark = pytest.mark.matrix
+
 PACKETS, BYTES, RULES = "ebpf_xdp_packets_total", "ebpf_xdp_bytes_total", "ebpf_xdp_rule_packets_total"
 _ETH_P_ALL = 3
 _RCVBUF = 8 << 20
@@ -197,7 +199,7 @@ def number(packet: bytes) -> int:
 @pytest.mark.parametrize(
     ("case", "mode"),
     [
-        *(pytest.param(case, "native", marks=pytest.mark.matrix) for case in CASES),
+        *((case, "native") for case in CASES),
         ("source", "generic"),
         ("VLAN tags", "generic"),
     ],

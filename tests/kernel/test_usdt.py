@@ -12,6 +12,8 @@ import pytest
 from tests.kernel.conftest import built, lacks
 from tests.kernel.daemon import Daemon, Samples, count
 
+pytestmark = pytest.mark.matrix
+
 MISSED = "ebpf_exporter_events_missed_total"
 PLACES = {("-3", "33", "register"): 101, ("-4", "44", "stack"): 103, ("-7", "77", "constant"): 109}
 PLACES |= {("-2", str(2**64 - 20), "row"): 107}
@@ -87,9 +89,7 @@ def in_c(folder: Path, binary: Path) -> Path:
     return folder
 
 
-@pytest.fixture(
-    scope="module", params=["", pytest.param("-DGUARDED", marks=pytest.mark.matrix)], ids=["plain", "semaphores"]
-)
+@pytest.fixture(scope="module", params=["", "-DGUARDED"], ids=["plain", "semaphores"])
 def binary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if subprocess.run(["gcc", "-E", "-"], input=b"#include <sys/sdt.h>", capture_output=True).returncode:
         lacks("usdt", "there is no sys/sdt.h: install systemtap-sdt-dev")
