@@ -43,12 +43,14 @@ def trend(metric: str, by: Sequence[str], wide: str, *matchers: str) -> str:
 
 def counted(metric: str, by: Sequence[str] = (), *matchers: str) -> str:
     """Returns how many events there were in the time shown, each of them: of a series that began in that time, what it
-    has counted. increase() alone leaves out a series' first value, which of rare events is most of them."""
+    has counted. increase() alone leaves out a series' first value, which of rare events is most of them. What was not
+    scraped for a moment is not new: so a quarter of an hour is looked at."""
     series = select(metric, *matchers)
-    return total(f"({series} unless {series} offset $__range) or increase({series}[$__range])", by)
+    return total(f"({series} unless last_over_time({series}[15m] offset $__range)) or increase({series}[$__range])", by)
 
 
 def new(metric: str, by: Sequence[str], wide: str) -> str:
-    """Returns what was counted in the last hour and not in the day before, by labels, with how often."""
+    """Returns what was counted in the last hour and not in the day before, by labels, with how often. Of that day a
+    value every five minutes will do: what has been counted is there to stay, and samples are dear."""
     series = select(metric, f'{wide}!="{OTHER}"')
-    return f"{total(series, by)} unless {total(f'last_over_time({series}[1d] offset 1h)', by)}"
+    return f"{total(series, by)} unless {total(f'last_over_time({series}[1d:5m] offset 1h)', by)}"

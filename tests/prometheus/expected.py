@@ -190,14 +190,12 @@ PANELS: dict[str, dict[str, Expected]] = {
     },
 }
 RECORDED: dict[str, Expected] = {
-    "job_instance_probe:ebpf_exporter_program_run_seconds:rate5m": rates(SECONDS, *OF_PROBE, seconds=300),
-    "job_instance_metric:ebpf_exporter_series:ratio": share(
-        present(SERIES, *OF_METRIC), present(MAX_SERIES, *OF_METRIC)
-    ),
-    "job_instance_interface:ebpf_xdp_dropped_packets:rate5m": rates(
+    "instance_probe:ebpf_exporter_program_run_seconds:rate5m": rates(SECONDS, *OF_PROBE, seconds=300),
+    "instance_metric:ebpf_exporter_series:ratio": share(present(SERIES, *OF_METRIC), present(MAX_SERIES, *OF_METRIC)),
+    "instance_interface:ebpf_xdp_dropped_packets:rate5m": rates(
         XDP, "job", "instance", "interface", seconds=300, action="drop"
     ),
-    "job_instance_interface_rule:ebpf_xdp_rule_packets:rate5m": rates(
+    "instance_interface_rule:ebpf_xdp_rule_packets:rate5m": rates(
         XDP_RULES, "job", "instance", "interface", "rule", seconds=300
     ),
 }

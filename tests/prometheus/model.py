@@ -145,7 +145,7 @@ def counted(metric: str, *by: str, most: int | None = None, **where: str) -> Exp
         began = moment.at - moment.seconds
         before = {
             frozenset(labels.items())
-            for labels, values in moment.courses(metric, moment.seconds + 300)
+            for labels, values in moment.courses(metric, moment.seconds + 900)
             if any(at <= began for at, _ in values)
         }
         parts: list[tuple[Key, Range]] = []

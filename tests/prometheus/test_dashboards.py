@@ -134,7 +134,8 @@ def test_query_is_of_the_chosen_nodes(query: Query) -> None:
 def test_rates_are_over_the_interval_that_fits(query: Query) -> None:
     """A rate is over $__rate_interval, an increase over what is shown; fixed are the times of what is new."""
     ranges = set(re.findall(r"(\w+)\([\w:]+\{[^}]*\}\[(.*?)\]", query.text))
-    assert ranges <= {("rate", "$__rate_interval"), ("increase", "$__range"), ("last_over_time", "1d")}
+    looked_at = {("last_over_time", "15m"), ("last_over_time", "1d:5m")}
+    assert ranges <= {("rate", "$__rate_interval"), ("increase", "$__range"), *looked_at}
 
 
 @every_query

@@ -62,5 +62,5 @@ def test_the_documented_config_is_good(tmp_path: Path) -> None:
 
 def test_the_document_names_what_is_recorded() -> None:
     """Each recording rule, and nothing else."""
-    named = re.findall(r"^\| `(job_\S+)` \|", (ROOT / "docs" / "grafana.md").read_text(), re.MULTILINE)
+    named = re.findall(r"^\| `(instance_\S+)` \|", (ROOT / "docs" / "grafana.md").read_text(), re.MULTILINE)
     assert named == [rule["record"] for rule in rules("record")]
