@@ -237,7 +237,7 @@ def test_the_readmes_way_to_the_network() -> None:
     folder = CONFIG.parent
     CONFIG.write_text((ROOT / "config.yaml").read_text())
     text = (ROOT / "README.md").read_text()
-    section = text[text.index("## Open it to the network") : text.index("## bpftrace scripts")]
+    section = text[text.index("## Open it to the network") : text.index("## Dashboards and alerts")]
     (commands,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     commands = commands.replace("--user prometheus ", "--user 'prometheus:correct horse' ")  # it would ask
     try:
