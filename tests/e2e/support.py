@@ -3,8 +3,7 @@
 
 import contextlib
 import os
-import secrets
-import socket
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Self
@@ -24,16 +23,18 @@ class Hang:
     """What makes reads of a daemon with this prefix hang, while it is held."""
 
     def __init__(self) -> None:
-        self._name = f"ebpf-exporter-{secrets.token_hex(8)}"
-        self.prefix = f"hang={self._name}"
+        self._folder = Path(tempfile.mkdtemp())
+        self._folder.chmod(0o755)  # a worker without privileges looks at it
+        self._file = self._folder / "hang"
+        self.prefix = f"hang={self._file}"
 
     def __enter__(self) -> Self:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(f"\0{self._name}")
+        self._file.touch()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self._file.unlink()
+        self._folder.rmdir()
 
 
 def attached(daemon: Daemon) -> dict[str, set[int]]:
