@@ -16,10 +16,8 @@ OWNER = 12345  # nobody's uid
 
 CLOSED = "Permission denied: lacks CAP_DAC_READ_SEARCH (to read programs in closed folders)"
 UPROBES = "Permission denied: lacks CAP_SYS_ADMIN (to attach uprobes)"
-PERF_EVENTS = "Permission denied: lacks CAP_SYS_ADMIN (for perf events, where kernel.perf_event_paranoid is above 2)"
-# which it is on Debian's kernels
-PARANOID = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) > 2
-BY_SYS_ADMIN = {"shell_commands": UPROBES, "closed": UPROBES, **({"process_execs": PERF_EVENTS} if PARANOID else {})}
+# perf events want it too where kernel.perf_event_paranoid is above 2: process_execs then takes a raw tracepoint
+BY_SYS_ADMIN = {"shell_commands": UPROBES, "closed": UPROBES}
 # what is taken away -> the probes that fail, and how their reasons end
 NEEDED_BY_PROBES: dict[tuple[str, ...], dict[str, str]] = {
     (): {},
