@@ -259,8 +259,8 @@ def test_the_readmes_way_to_the_network() -> None:
 
 
 @pytest.mark.usefixtures("before")
-def test_socket_activation_of_the_service() -> None:
-    """The first scrape starts the service; while it restarts who comes waits, and nobody is refused."""
+def test_socket_activation_of_the_service(tmp_path: Path) -> None:
+    """The first scrape starts the service; while it is upgraded who comes waits, and nobody is refused."""
     CONFIG.write_text(GOOD)
     run("systemctl", "stop", "ebpf-exporter")
     assert run("systemctl", "show", "-P", "UnitFileState", "ebpf-exporter.socket").strip() == "disabled"
@@ -287,7 +287,9 @@ def test_socket_activation_of_the_service() -> None:
         assert shown("ActiveState") in ("activating", "active")
         thread = threading.Thread(target=scrape)
         thread.start()
-        run("systemctl", "restart", "ebpf-exporter")
+        old = shown("MainPID")
+        package.install(with_version("99.3", tmp_path))
+        assert shown("MainPID") != old
         before = scrapes
         while scrapes < before + 2:
             assert thread.is_alive()
@@ -304,12 +306,14 @@ def test_socket_activation_of_the_service() -> None:
 
 def test_a_removal_keeps_the_config_and_a_purge_nothing(before: set[str]) -> None:
     """Nor is anything left attached."""
-    run("systemctl", "start", "ebpf-exporter")
+    run("systemctl", "stop", "ebpf-exporter")
+    run("systemctl", "start", "ebpf-exporter.socket", "ebpf-exporter")
     ours = {"leave", "on_exec", "on_readline", "on_packet", "read_done", "write_done", "readv_done", "writev_done"}
     run("apt-get", "remove", "-q", "-y", "ebpf-exporter")
     assert {str(found.get("name")) for found in bpf("prog")} & ours == set()
     assert not Path("/sys/fs/cgroup/system.slice/ebpf-exporter.service").exists()
     assert not Path("/run/ebpf-exporter").exists()
+    assert "9435" not in run("ss", "-Hltn")
     # whether it is enabled is kept as well, as of any service of Debian's
     others = (str(CACHE), "/etc/systemd/", "/var/lib/systemd/deb-systemd-helper-enabled")
     assert {path for path in files() - before if not path.startswith(others)} == {str(CONFIG.parent), str(CONFIG)}
