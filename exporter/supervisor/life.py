@@ -259,6 +259,8 @@ class Life:
         percent = self._overhead.exceeded(now, self.held.run_nanoseconds())
         if percent is None:
             return
+        self._compilers.cancel(self._job)  # it would attach what is let go of
+        self._stale.clear()
         self._release()
         reason = (
             f"its programs took {percent:.3g} % of a core for {overhead.WINDOW:.0f} s, and may take"
