@@ -21,19 +21,22 @@ _START_USEC = int((COMPILE_SECONDS + 60) * 1e6)  # for a job that begins: system
 log = logging.getLogger(__name__)
 
 
+# a function's arguments, and the descriptors that its process has as well, under the same numbers
+Given = tuple[tuple[Any, ...], tuple[int, ...]]
+
+
 @dataclass(eq=False)
 class Job:
     """Work for a child: what it runs, and who is told of the result and its descriptors, or of the error.
 
-    keep are descriptors that it has as well, under the same numbers.
+    given is asked when the child starts: a descriptor that is known before may be closed while the job waits.
     """
 
     name: str
     function: Callable[..., tuple[Any, list[int]]]
-    arguments: tuple[Any, ...]
+    given: Callable[[], Given]
     done: Callable[[Any, list[int]], None]
     failed: Callable[[ExporterError], None]
-    keep: tuple[int, ...] = ()
     child: Child[Any] | None = None
     deadline: float = math.inf
     late: bool = False
@@ -87,7 +90,8 @@ class Compilers:
     def _start(self) -> None:
         while self._waiting and len(self._running) < len(os.sched_getaffinity(0)):
             job = self._waiting.pop(0)
-            job.child = Child(job.function, *job.arguments, keep=job.keep)
+            arguments, keep = job.given()
+            job.child = Child(job.function, *arguments, keep=keep)
             job.deadline, job.late = time.monotonic() + COMPILE_SECONDS, False
             self._running.append(job)
             systemd.notify(f"EXTEND_TIMEOUT_USEC={_START_USEC}")

@@ -19,7 +19,7 @@ from exporter.rules import tables
 from exporter.rules.placing import Placing
 from exporter.status import MAX_DETAILS, Again, Loaded, ProbeStatus
 from exporter.supervisor import overhead
-from exporter.supervisor.compiling import Compilers, Job
+from exporter.supervisor.compiling import Compilers, Given, Job
 from exporter.supervisor.held import Held
 from exporter.supervisor.overhead import Overhead
 
@@ -148,16 +148,21 @@ class Life:
         if self.held is None:
             hooks = [hook for one in self.probe.mechanisms for program in one.programs for hook in program.hooks]
             self._follow({name: files.identity(name) for name in dict.fromkeys(map(files.named, hooks)) if name})
-            self._goes_on_from = self._before.held if self._before else None
-            maps = self._goes_on_from.maps if self._goes_on_from else {}
-            arguments = (self.probe, maps)
-            self._job = Job(self.probe.name, load.start, arguments, self._loaded, self._failed, tuple(maps.values()))
+            self._job = Job(self.probe.name, load.start, self._given_to_start, self._loaded, self._failed)
         else:
-            programs = self.held.programs
-            stale = (self.probe, self.held.loaded, programs, frozenset(self._stale))
-            keep = tuple(programs.values())
-            self._job = Job(self.probe.name, load.again, stale, self._loaded_again, self._failed_again, keep)
+            given = self._given_to_attach
+            self._job = Job(self.probe.name, load.again, given, self._loaded_again, self._failed_again)
         self._compilers.add(self._job)
+
+    def _given_to_start(self) -> Given:
+        self._goes_on_from = self._before.held if self._before else None  # which may have changed while the job waited
+        maps = self._goes_on_from.maps if self._goes_on_from else {}
+        return (self.probe, maps), tuple(maps.values())
+
+    def _given_to_attach(self) -> Given:
+        assert self.held is not None
+        programs = self.held.programs
+        return (self.probe, self.held.loaded, programs, frozenset(self._stale)), tuple(programs.values())
 
     def _loaded(self, loaded: Loaded, fds: list[int]) -> None:
         before, self.held = self.held, Held.of(loaded, fds)

@@ -4,12 +4,13 @@
 import os
 import re
 import selectors
+from functools import partial
 from typing import Any
 
 import pytest
 
 from exporter import systemd
-from exporter.supervisor.compiling import COMPILE_SECONDS, Compilers, Job
+from exporter.supervisor.compiling import COMPILE_SECONDS, Compilers, Given, Job
 
 
 def test_systemd_waits_for_each_compile_that_begins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,10 +23,13 @@ def test_systemd_waits_for_each_compile_that_begins(monkeypatch: pytest.MonkeyPa
     def work(number: int) -> tuple[Any, list[int]]:
         return number, []
 
+    def given(number: int) -> Given:
+        return (number,), ()
+
     with selectors.DefaultSelector() as selector:
         compilers = Compilers(selector)
         for number in range(3):
-            compilers.add(Job("p", work, (number,), lambda result, _: done.append(result), done.append))
+            compilers.add(Job("p", work, partial(given, number), lambda result, _: done.append(result), done.append))
         assert len(told) == 1  # the others wait
         while len(done) < 3:
             for key, _ in selector.select(60):

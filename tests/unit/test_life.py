@@ -2,8 +2,9 @@
 """supervisor/life.py: what is let go of while a child is at work on it, or is yet to be."""
 
 import dataclasses
+import os
 import selectors
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from exporter.hooks import files
 from exporter.loader import load
 from exporter.probe import Hook, Mechanism, Probe, Program
 from exporter.status import Again, File, Loaded
-from exporter.supervisor.compiling import Compilers
+from exporter.supervisor.compiling import Compilers, Given, Job
 from exporter.supervisor.life import Life
 from tests.unit import support
 
@@ -83,3 +84,41 @@ def test_disabled_while_it_is_attached_again(
     life.tick()  # from the start
     finish(selector)
     assert (life.status.state, life.up) == ("running", True)
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_the_one_before_ends_while_it_waits(
+    selector: selectors.BaseSelector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disabled: bool
+) -> None:
+    """A life that is to go on with another's maps has them when its turn comes; if they are gone by then, its own."""
+
+    def start(probe: Probe, maps: Mapping[str, int]) -> tuple[Loaded, list[int]]:
+        return loaded(probe, "m", compiler=repr(dict(maps))), [os.memfd_create("m")]
+
+    def wait(fd: int) -> tuple[None, list[int]]:
+        os.read(fd, 1)
+        return None, []
+
+    reader, writer = os.pipe()
+
+    def given() -> Given:
+        return (reader,), (reader,)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(load, "start", start)
+    compilers = Compilers(selector)
+    probe = probe_on(tmp_path / "program")
+    before = begin(probe, compilers)
+    finish(selector)
+    assert before.held is not None
+    maps = before.held.maps
+    compilers.add(Job("busy", wait, given, lambda *_: None, lambda _: None))
+    after = begin(probe, compilers, before)
+    if disabled:
+        disable(before, monkeypatch)
+    os.close(writer)
+    finish(selector)
+    os.close(reader)
+    assert after.held is not None
+    assert after.held.loaded.compiler == repr({} if disabled else maps)
+    assert maps.keys() == {"m"}
