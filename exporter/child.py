@@ -6,12 +6,13 @@ compiled so (BCC is 130 MB, leaks on errors, changes the working directory and n
 """
 
 import ctypes
+import io
 import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, BinaryIO, Generic, NoReturn, TypeVar
 
 from exporter.channel import Channel
 from exporter.errors import ExporterError, StartError
@@ -56,16 +57,24 @@ class Child(Generic[T]):
     def __init__(self, function: Callable[..., tuple[T, list[int]]], *arguments: Any, keep: Iterable[int] = ()) -> None:
         """Starts ``function(*arguments)``, which returns an object and descriptors to hand over with it.
 
-        keep are descriptors that it has as well, under the same numbers.
+        keep are descriptors that it has as well, under the same numbers. Where no process can be started, ``result``
+        says so. Raises OSError where there is no descriptor for it.
         """
-        self._words = os.fdopen(os.memfd_create("words"), "w+b")
-        ours, theirs = Channel.pair()
+        self._channel, theirs = Channel.pair()
+        self._words: BinaryIO = io.BytesIO()
+        self._refused: OSError | None = None
+        self.pid = 0
         parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._run(parent, theirs, {*keep, theirs.fileno()}, function, arguments)
+        try:
+            self._words = os.fdopen(os.memfd_create("words"), "w+b")
+            pid = os.fork()
+        except OSError as error:
+            self._refused = error
+        else:
+            if pid == 0:
+                self._run(parent, theirs, {*keep, theirs.fileno()}, function, arguments)
+            self.pid = pid
         theirs.close()
-        self._channel = ours
 
     def _run(
         self,
@@ -106,12 +115,14 @@ class Child(Generic[T]):
 
     def kill(self) -> None:
         """Ends the process; ``result`` then raises Crashed."""
-        os.kill(self.pid, signal.SIGKILL)
+        if self.pid:  # 0 would be all processes of our group
+            os.kill(self.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
         """Ends the process, and drops whatever it has sent."""
         self.kill()
-        os.waitpid(self.pid, 0)
+        if self.pid:
+            os.waitpid(self.pid, 0)
         self._channel.close()
         self._words.close()
 
@@ -121,6 +132,9 @@ class Child(Generic[T]):
         Raises what the function raised if that is an ExporterError, else Crashed; with what was written as a note
         (``__notes__``).
         """
+        if self._refused:
+            self.abandon()
+            raise Crashed(f"cannot start a process: {self._refused.strerror}") from self._refused
         try:
             (kind, value), fds = self._channel.receive()
         except (EOFError, ConnectionError):

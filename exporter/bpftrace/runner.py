@@ -117,11 +117,18 @@ class Runner:
             return
         self.marker = secrets.token_hex(16)  # nobody can have printed it before
         self._seen = self._words = b""
-        output, theirs = os.pipe()
-        words, their_words = os.pipe()
-        asked, ask = os.pipe()
         parent = os.getpid()
-        self._pid = os.fork()
+        fds: list[int] = []
+        try:
+            for _ in range(3):
+                fds += os.pipe()
+            self._pid = os.fork()
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            self._again(f"cannot start a process: {error.strerror}", "")
+            return
+        output, theirs, words, their_words, asked, ask = fds
         if self._pid == 0:
             self._become(binary, theirs, their_words, parent)
         os.close(theirs)

@@ -7,6 +7,7 @@ import selectors
 import time
 
 from exporter import kinds, worker
+from exporter.child import Crashed
 from exporter.containers import Containers
 from exporter.places import Place
 from exporter.probe import Probe
@@ -31,6 +32,9 @@ class Naming:
             self._containers = Containers()
         except OSError as error:
             log.warning("containers are not found", extra={"reason": error.strerror})
+            return
+        except Crashed as error:
+            log.warning("containers are not found", extra={"reason": str(error)})
             return
         for fd, changed in self._containers.handlers():
             self._selector.register(fd, selectors.EVENT_READ, changed)

@@ -19,6 +19,7 @@ from exporter.privileges import WorkerRights
 
 STOP_SECONDS = 5.0
 SEND_SECONDS = 5.0  # for the worker to take a message
+START_PAUSE = 1.0  # before a worker that could not be started is tried again
 HUNG_SECONDS = 30.0  # a read takes milliseconds, of a hundred thousand series a tenth of a second
 MAX_RESTARTS, RESTARTS_SECONDS = 10, 60.0  # a worker that can't live is no reason to go on for ever
 
@@ -46,6 +47,7 @@ class WorkerProcess:
         self._listening: list[socket.socket] = []
         self._pid = 0
         self._channel: Channel | None = None
+        self._start_at = math.inf  # where that was not possible before
         self._restarts = 0
         self._ended_at: list[float] = []
         self._waited_from = self._has_read = time.monotonic()
@@ -53,9 +55,10 @@ class WorkerProcess:
 
     @property
     def deadline(self) -> float:
-        """When ``tick`` is due, by the monotonic clock: when it is too late for the read that is due."""
+        """When ``tick`` is due, by the monotonic clock: when it is too late for the read that is due, or a worker that
+        could not be started is tried again."""
         if not self._pid or self._given_up:
-            return math.inf
+            return self._start_at
         return self._waited_from + HUNG_SECONDS + (0.0 if self._reads else self._interval)
 
     @property
@@ -64,8 +67,11 @@ class WorkerProcess:
         return time.monotonic() < self._has_read + self._interval + 2 * HUNG_SECONDS
 
     def tick(self) -> None:
-        """Ends a worker that does not read; another one is started in its place."""
+        """Ends a worker that does not read; another one is started in its place. Starts one that could not be."""
         if time.monotonic() < self.deadline:
+            return
+        if not self._pid:
+            self.start()
             return
         seconds = round(time.monotonic() - self._has_read)
         log.error("worker does not read: ending it", extra={"pid": self._pid, "last_read_seconds_ago": seconds})
@@ -86,11 +92,20 @@ class WorkerProcess:
 
     def start(self) -> None:
         assert self._configured is not None
-        ours, theirs = Channel.pair()
-        ours.socket.settimeout(SEND_SECONDS)
+        self._start_at = math.inf
         start = worker.Start(self._configured, self._restarts)
         parent = os.getpid()
-        pid = os.fork()
+        pair: tuple[Channel, ...] = ()
+        try:
+            ours, theirs = pair = Channel.pair()
+            pid = os.fork()
+        except OSError as error:
+            for end in pair:
+                end.close()
+            log.error("worker cannot be started, and is tried again", extra={"reason": error.strerror})
+            self._start_at = time.monotonic() + START_PAUSE
+            return
+        ours.socket.settimeout(SEND_SECONDS)
         if pid == 0:
             signal.set_wakeup_fd(-1)
             worker.main(start, theirs, self._barrier, self._listening, self._rights, parent)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """child.py: what a function returns, raises, writes or dies of, seen from the process that started it."""
 
+import errno
 import fcntl
 import os
 import select
@@ -144,6 +145,25 @@ def test_readable_when_it_has_its_result() -> None:
     assert select.select([bad], [], [], 60)[0] == [bad]
     with pytest.raises(Crashed, match="ended by SIGABRT"):
         bad.result()
+
+
+@pytest.mark.parametrize("call", ["fork", "memfd_create"])
+def test_a_process_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """It is a child that is readable at once, and says why there is none; to end it ends nobody else."""
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, call, refused)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("somebody was killed"))
+    before = open_files()
+    child = Child(many_files, 0)
+    assert select.select([child], [], [], 60)[0] == [child]
+    child.kill()
+    with pytest.raises(Crashed, match=r"^cannot start a process: Resource temporarily unavailable$"):
+        child.result()
+    Child(many_files, 0).abandon()
+    assert open_files() == before
 
 
 def open_files() -> list[int]:
