@@ -21,6 +21,7 @@ from exporter import folders
 from exporter.errors import ExporterError
 
 FOLDER = Path("/run/ebpf-exporter")
+TELL_SECONDS = 5.0  # for who asked to take the answer
 _RELOAD = b"reload\n"
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,10 @@ def ask(config: Path) -> Answer:
             answer = answers.read()
     if not answer:
         raise Unreachable("the exporter ended before it had read its config again")
-    found = json.loads(answer)
+    try:
+        found = json.loads(answer)
+    except ValueError as error:
+        raise Unreachable("the exporter's answer was cut off: its log has what came of the reload") from error
     return Answer(found["good"], tuple(found["lines"]), tuple(found["warnings"]))
 
 
@@ -130,4 +134,5 @@ def _received(asking: socket.socket) -> bytes:
 
 def _tell(asking: socket.socket, answer: Answer) -> None:
     with asking, contextlib.suppress(OSError):  # who asked is gone, and does not want to know any more
+        asking.settimeout(TELL_SECONDS)
         asking.sendall(json.dumps(dataclasses.asdict(answer)).encode())

@@ -17,6 +17,7 @@ from exporter.supervisor.plan import Plan
 from exporter.supervisor.probes import Changes, Probes
 
 READ_SECONDS = 60.0  # reading takes a third of a second
+MOST_LINES = 100  # of problems, and of warnings, that who asked is told
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Reloads:
                 *(f"probe {status.name}: {status.state}: {status.reason}" for status in bad),
             )
             for told in one.asked:
-                told(Answer(True, one.lines, warnings))
+                told(Answer(True, one.lines, _first(warnings)))
         self._end()
 
     def kill(self) -> None:
@@ -132,12 +133,20 @@ class Reloads:
             log.error("config not reloaded", extra={"at": place, "reason": one.message, "reload": self._number})
         self._read(False)
         for told in this.asked:
-            told(Answer(False, (*map(str, problems), "nothing was changed: what was read before goes on")))
+            told(
+                Answer(False, (*_first(tuple(map(str, problems))), "nothing was changed: what was read before goes on"))
+            )
         self._end()
 
     def _end(self) -> None:
         if not self._reading and not self._settling:
             self._notify(False)
+
+
+def _first(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns as many lines as one may want to see at once, and how many more there are."""
+    more = len(lines) - MOST_LINES
+    return (*lines[:MOST_LINES], f"… and {more:,} more, in the exporter's log") if more > 0 else lines
 
 
 def _named(changes: Changes) -> dict[str, str]:
