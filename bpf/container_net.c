@@ -21,7 +21,7 @@ static __always_inline int is_cut_off(const struct packet *packet)
 {
     u16 protocol = packet->protocol;
 
-    if (!packet->version || (protocol == 6 && !packet->has_flags))
+    if (!packet->version || protocol == PROTOCOL_TRUNCATED || (protocol == 6 && !packet->has_flags))
         return 1;
     return !packet->has_ports && (protocol == 17 || protocol == 33 || protocol == 132 || protocol == 136);
 }

@@ -11,12 +11,13 @@ import pytest
 
 from tests.kernel.daemon import Daemon, by, count
 from tests.kernel.tc import way
-from tests.kernel.wires import ETHERNET, Link, frame, inside, ip, link
+from tests.kernel.wires import ETHERNET, Link, frame, inside, ip, ipv6, link
 
 __all__ = ["way"]  # a fixture
 
 PACKETS, RULES = "ebpf_container_network_packets_total", "ebpf_container_network_rule_packets_total"
 IPV4 = b"\x08\x00"
+IPV6 = b"\x86\xdd"
 TAG = b"\x81\x00\x00\x05"
 
 
@@ -124,3 +125,24 @@ def test_headers_with_tags_and_in_pieces(way: Sequence[str]) -> None:
         daemon.wait_for(lambda: sum(actions(daemon, pair, "ingress").values()) == 18, "18")
         assert actions(daemon, pair, "ingress") == {"drop": 13, "pass": 5}
         assert met(daemon, "mail", direction="ingress") == 13
+
+
+def test_extension_headers_in_pieces(way: Sequence[str]) -> None:
+    """Rules find the ports of a frame of which the IPv6 header lies in one piece, and the headers behind it do not."""
+    rules = [{"name": "mail", "action": "drop", "protocol": "udp", "destination_port": 25}]
+
+    def behind(port: int) -> bytes:
+        options = bytes([17, 0, 1, 4, 0, 0, 0, 0])  # UDP follows; one option, of padding
+        return ipv6(60, options + struct.pack("!HHHH", 999, port, 8, 0), 40_000)
+
+    with (
+        link("ebpf-p3") as pair,
+        Daemon({"container_net": {"rules": rules}}, prefix=way) as daemon,
+        pair.ports() as (here, there),
+    ):
+        for words in (["link", "set", "ebpf-p3"], ["-n", pair.namespace, "link", "set", "peer"]):
+            ip(*words, "mtu", "60000")
+        here.send_in_pieces([behind(25)] * 13 + [behind(26)] * 5, first=14 + 40)
+        assert [one[64:66] for one in there.receive(5, (IPV6,))] == [struct.pack("!H", 26)] * 5
+        daemon.wait_for(lambda: sum(actions(daemon, pair, "ingress").values()) == 18, "18")
+        assert actions(daemon, pair, "ingress") == {"drop": 13, "pass": 5}

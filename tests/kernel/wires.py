@@ -67,12 +67,12 @@ class Port:
                 if error.errno != errno.ENOBUFS:  # TC dropped it on its way out
                     raise
 
-    def send_in_pieces(self, frames: list[bytes]) -> None:
-        """Sends frames of which the kernel keeps only the Ethernet header in one piece, and the rest in pages."""
+    def send_in_pieces(self, frames: list[bytes], first: int = len(ETHERNET) + 2) -> None:
+        """Sends frames of which the kernel keeps only so many bytes in one piece, and the rest in pages."""
         self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         try:
             # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
-            self.send([struct.pack("=BBHHHH", 0, 0, len(ETHERNET) + 2, 0, 0, 0) + frame for frame in frames])
+            self.send([struct.pack("=BBHHHH", 0, 0, first, 0, 0, 0) + frame for frame in frames])
         finally:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 0)
 
