@@ -90,9 +90,9 @@ def _parsed_v6(data: bytes) -> dict[str, object]:
         if len(rest) < (4 if header == FRAGMENT else 2):
             return found
         if header == FRAGMENT and int.from_bytes(rest[2:4]) >> 3:
-            return found | {"protocol": rest[0]}
+            return found if rest[0] in EXTENSIONS else found | {"protocol": rest[0]}
         header, rest = rest[0], rest[8 if header == FRAGMENT else 8 * (rest[1] + 1) :]
-    if header is None:
+    if header is None or header in EXTENSIONS:
         return found
     return found | {"protocol": header} | _transport(header, rest)
 

@@ -14,7 +14,7 @@ from exporter.rules import form
 from exporter.rules.rule import TCP_FLAGS, Rule
 from tests.packets import WITH_PORTS, some_address, some_port
 
-_OTHERS = ("icmp", "icmpv6", 47, 200, "arp", "non-ip")
+_OTHERS = ("icmp", "icmpv6", 47, 200, "arp", "non-ip", "truncated")
 
 
 def rules(values: Sequence[dict[str, Any]], on_containers: bool = False, path: Path = Path("c.yaml")) -> list[Rule]:

@@ -3,7 +3,8 @@
  * What is in the headers of a packet: from Ethernet on, over VLAN tags and IPv6 extension headers, up to TCP's flags.
  *
  * Limits: two VLAN tags; six IPv6 extension headers. What is cut off, or is not in a packet's first fragment, it does
- * not have. The compiler leaves out what a program does not ask for.
+ * not have. A protocol that is behind that, or behind more, is PROTOCOL_TRUNCATED; it is never an extension header. The
+ * compiler leaves out what a program does not ask for.
  */
 
 /* values of a protocol that are no number of an IP protocol */
@@ -135,13 +136,14 @@ static __always_inline void parse_ipv6(struct packet *packet, void *data, void *
         if (next < 0 || words < 0 || later < 0)
             return;
         if (later & IPV6_FRAGMENT) {
-            packet->protocol = next;
+            if (!is_extension(next))
+                packet->protocol = next;
             return;
         }
         offset += ((words & 0xff) + 1) * 8;
         header = next;
     }
-    if (header < 0)
+    if (header < 0 || is_extension(header))
         return;
     packet->protocol = header;
     parse_transport(packet, data, end, offset);

@@ -11,7 +11,7 @@ from exporter.document import Document, Where
 from exporter.errors import ConfigError, Problem
 from exporter.kinds import PROTOCOLS
 from exporter.rules import words
-from exporter.rules.rule import COUNT, DROP, EGRESS, INGRESS, MAX_RULES, PASS, Networks, Rule
+from exporter.rules.rule import ARP, COUNT, DROP, EGRESS, INGRESS, MAX_RULES, NON_IP, PASS, Networks, Rule
 from exporter.rules.words import Fault
 
 _FIELDS = (
@@ -156,7 +156,7 @@ class _Reader:
                 yield ports, f"the protocol {name} has no ports; those that have: {those}"
             if "tcp_flags" in value and number != _TCP:
                 yield "tcp_flags", f"the protocol {name} has none"
-            if networks and number > 255:
+            if networks and number in (ARP, NON_IP):
                 yield "protocol", f"{name} has no {networks} that is looked at"
         one, other = rule.source, rule.destination
         if one and other and not (one.v4 and other.v4) and not (one.v6 and other.v6):

@@ -14,6 +14,8 @@ MAX_RULES = 10_000
 
 PASS, DROP, COUNT = "pass", "drop", "count"
 INGRESS, EGRESS = "ingress", "egress"  # of a container, as it sees it
+ARP, NON_IP = 256, 257  # numbers of protocols that are none of IP (kinds.PROTOCOLS)
+TRUNCATED = 258  # the number of a protocol that is cut off, or behind too many headers
 
 # bits of the TCP header's flags, in their order from the lowest on (RFC 9293)
 TCP_FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
@@ -77,7 +79,9 @@ class Rule:
             and (
                 self.destination is None or (packet.destination is not None and packet.destination in self.destination)
             )
-            and (self.protocols is None or packet.protocol in self.protocols)
+            and (
+                self.protocols is None or (TRUNCATED if packet.protocol is None else packet.protocol) in self.protocols
+            )
             and _within(packet.source_port, self.source_ports)
             and _within(packet.destination_port, self.destination_ports)
             and (self.length is None or _within(packet.length, ((self.length[0], self.length[1] or packet.length),)))
@@ -106,7 +110,8 @@ def _within(number: int | None, ranges: Ranges) -> bool:
 class Packet:
     """What rules can ask of a packet; None is what it does not have, or what is cut off.
 
-    length in bytes, from the Ethernet header on. Addresses have 4 or 16 bytes. protocol is None where it is cut off.
+    length in bytes, from the Ethernet header on. Addresses have 4 or 16 bytes. protocol is None where it is
+    cut off, or behind too many headers.
     """
 
     length: int

@@ -14,7 +14,7 @@ LONGEST = 65_534  # bytes of a packet: those that are longer are alike to the pr
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _NETWORK = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")
 _RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
-_PROTOCOLS = {name: number for number, name in PROTOCOLS.items() if name != "truncated"}
+_PROTOCOLS = {name: number for number, name in PROTOCOLS.items()}
 
 
 class Fault(Exception):

@@ -20,6 +20,7 @@ def test_packets_are_counted_by_protocol() -> None:
     """97 packets of known protocols and sizes are counted as such, and are all passed on."""
     hop_by_hop_then_udp = bytes([17, 0]) + bytes(6)
     routing_then_fragment_then_tcp = bytes([44, 1]) + bytes(14) + bytes([6, 0]) + bytes(6)
+    seven_options_then_udp = (bytes([60, 0]) + bytes(6)) * 6 + bytes([17, 0]) + bytes(6)
     packets = {
         "tcp": [ipv4(6)] * 23
         + [ipv4(6, tags=b"\x81\x00\x00\x05")] * 3
@@ -30,7 +31,7 @@ def test_packets_are_counted_by_protocol() -> None:
         "arp": [(ETHERNET + b"\x08\x06").ljust(60, b"\0")] * 13,
         "non-ip": [(ETHERNET + b"\x88\xcc").ljust(60, b"\0")] * 5,
         "200": [ipv4(200)] * 7,
-        "truncated": [ETHERNET + b"\x08\x00" + b"\x45\x00"] * 2,
+        "truncated": [ETHERNET + b"\x08\x00" + b"\x45\x00", ipv6(60, seven_options_then_udp)],
     }
     assert sum(map(len, packets.values())) == 97
     with link("ebpf-t0") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t0"]}}) as daemon:

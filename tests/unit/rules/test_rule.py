@@ -30,6 +30,7 @@ NET = Networks(v4=bytes([10, 1, 0, 0, 16]) + bytes([192, 0, 2, 1, 32]), v6=bytes
         ({"destination": NET}, {"destination": bytes([10, 1, 255, 255])}, {}),
         ({"protocols": frozenset([6, 17])}, {"protocol": 17}, {"protocol": 1}),
         ({"protocols": frozenset([6, 17])}, {}, {"protocol": None}),
+        ({"protocols": frozenset([258])}, {"protocol": None}, {"protocol": 257}),
         ({"source_ports": ((1, 2), (5000, 5001))}, {"source_port": 5001}, {"source_port": 5002}),
         ({"source_ports": ((0, 65_535),)}, {"source_port": 0}, {"source_port": None}),
         ({"destination_ports": ((22, 22),)}, {}, {"destination_port": 23}),
