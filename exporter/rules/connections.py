@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The TCP connections of this host, its addresses, and where its SSH server listens: what /proc says of them."""
 
+import socket
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from exporter.network.interfaces import default_route_interfaces
 
 PROC = Path("/proc")
 SSH_PORT = 22
@@ -25,11 +28,16 @@ class Connection:
 
 @dataclass(frozen=True)
 class Host:
-    """What of a host its rules may cut off. addresses are its own, but for loopback; ssh_ports the SSH server's."""
+    """What of a host its rules may cut off. addresses are its own, but for loopback; ssh_ports the SSH server's.
+
+    interfaces are all that there are, default_interfaces those of the default routes.
+    """
 
     established: tuple[Connection, ...] = ()
     addresses: tuple[bytes, ...] = ()
     ssh_ports: tuple[int, ...] = (SSH_PORT,)
+    interfaces: tuple[str, ...] = ()
+    default_interfaces: tuple[str, ...] = ()
 
 
 def here() -> Host:
@@ -38,7 +46,13 @@ def here() -> Host:
     inodes = _sshd_inodes()
     ports = {SSH_PORT} | {one.local_port for one in found if one.listens and one.inode in inodes}
     established = tuple(dict.fromkeys(one for one in found if not one.listens))
-    return Host(established, tuple(dict.fromkeys(_own_v4() + _own_v6())), tuple(sorted(ports)))
+    return Host(
+        established,
+        tuple(dict.fromkeys(_own_v4() + _own_v6())),
+        tuple(sorted(ports)),
+        tuple(name for _, name in socket.if_nameindex()),
+        tuple(default_route_interfaces()),
+    )
 
 
 def loopback(address: bytes) -> bool:

@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules that would cut this host off: asked, in Python, of the packets that nobody wants to miss.
 
-These are packets of loopback, of those who scrape the page, and of SSH. They come from addresses and ports that no rule
-names, as a rule that drops what it names is meant to; and from those that are connected now, whoever names them.
+These are packets of loopback, of those who scrape the page, of SSH, and those by which neighbours are found. Clients
+come from addresses and ports that no rule names, as a rule that drops what it names is meant to; and from those that
+are connected now, whoever names them.
 """
 
 import ipaddress
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from exporter.probe import Probe
+from exporter.probe import AUTO, CONTAINERS, Probe
 from exporter.rules.connections import Host, loopback
-from exporter.rules.rule import DROP, EGRESS, INGRESS, Networks, Packet, Rule, verdict
+from exporter.rules.rule import ARP, DROP, EGRESS, INGRESS, Networks, Packet, Rule, verdict
 
 _TCP = 6
 _SYN, _ACK, _DATA = 0x02, 0x10, 0x18
 _LENGTHS = (66, 590, 1514)  # bytes
+_LEAST, _LARGEST = 54, 1518  # bytes of a packet of TCP: headers alone, and the most that Ethernet takes
+_MOST_LENGTHS = 16  # bounds of rules that are tried
 _EPHEMERAL = range(32_768, 61_000)  # ports
 _MOST = 100  # addresses of this host, and connections, that are looked at
 _SHOWN = 3
@@ -25,6 +28,13 @@ _STRANGERS = {  # one, and the first and last of those that there are
     4: ("8.8.8.8", "1.0.0.0", "223.255.255.255"),
     6: ("2606:4700::1", "2000::", "3fff:ffff::"),
 }
+_NEIGHBOURS = (
+    ("ARP, by which IPv4 finds its neighbours", Packet(60, ARP)),
+    (
+        "neighbour discovery, by which IPv6 finds its neighbours",
+        Packet(86, 58, ipaddress.ip_address("fe80::1").packed, ipaddress.ip_address("ff02::1:ff00:1").packed),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -67,14 +77,39 @@ def dangers(probe: Probe, listen: Sequence[tuple[str, int]], host: Host) -> list
         flows += [_Flow("loopback", address, 0, address, 0) for address in _LOOPBACK]
     own = _own(probe.rules, host, strangers) if set(probe.interfaces) != {"lo"} else []
     flows += _page(listen, own, on_loopback)
-    flows += [] if on_containers else _ssh(host, own)
+    elsewhere = bool(set(probe.interfaces) - {"lo", CONTAINERS})
+    flows += _ssh(host, own) if elsewhere else []
+    places = _places(probe.interfaces, host)
     found: dict[tuple[str, str], list[str]] = {}
+    loose = [replace(rule, length=None, flags_set=0, flags_clear=0, containers=()) for rule in probe.rules]
     for flow in flows:
-        for rule in _dropping(probe.rules, flow, strangers, on_containers):
+        here = ("lo",) if loopback(flow.local) else places
+        packets = list(_packets(probe.rules, flow, strangers, on_containers))
+        ways = packets[: 2 if on_containers else 1]
+        near = [rule for rule, one in zip(probe.rules, loose, strict=True) if any(map(one.matches, ways))]
+        for rule in _dropping(near, packets, here):
             whom = found.setdefault((rule.name, flow.what), [])
             if flow.shown and flow.shown not in whom:
                 whom.append(flow.shown)
+    for what, packet in _NEIGHBOURS if elsewhere else ():
+        both = [replace(packet, direction=one) for one in ((EGRESS, INGRESS) if on_containers else ("",))]
+        for rule in _dropping(probe.rules, both, places):
+            found.setdefault((rule.name, what), [])
     return [Danger(probe.name, rule, _words(what, whom)) for (rule, what), whom in found.items()]
+
+
+def _places(patterns: Sequence[str], host: Host) -> tuple[str | None, ...]:
+    """Returns what rules take for the container of a packet from elsewhere: an interface that is no container's is its
+    own; None is a container that no rule names."""
+    found: dict[str | None, None] = {}
+    for pattern in patterns:
+        if pattern == CONTAINERS:
+            found[None] = None
+        elif pattern == AUTO:
+            found |= dict.fromkeys(host.default_interfaces)
+        else:
+            found |= dict.fromkeys([name for name in host.interfaces if fnmatchcase(name, pattern)] or [pattern])
+    return tuple(one for one in found if one != "lo") or (None,)
 
 
 def _words(what: str, whom: list[str]) -> str:
@@ -130,19 +165,37 @@ def _literal(name: str) -> bytes | None:
         return None
 
 
-def _dropping(rules: Sequence[Rule], flow: _Flow, strangers: "_Strangers", on_containers: bool) -> Iterator[Rule]:
-    """Yields the rules that drop packets of a flow; of containers, on the way here or back."""
+def _packets(rules: Sequence[Rule], flow: _Flow, strangers: "_Strangers", on_containers: bool) -> Iterator[Packet]:
+    """Yields packets of a flow; of containers, on the way here and back."""
     remote = flow.remote or (strangers.v4 if len(flow.local) == 4 else strangers.v6)
     ends = (remote, flow.local, flow.remote_port or strangers.port, flow.local_port or strangers.port)
-    for length in _LENGTHS if any(rule.length for rule in rules) else _LENGTHS[:1]:
+    for length in _lengths(rules):
         for flags in flow.flags:
-            packets = [Packet(length, _TCP, *ends, flags, EGRESS if on_containers else "")]
+            yield Packet(length, _TCP, *ends, flags, EGRESS if on_containers else "")
             if on_containers:
-                packets.append(Packet(length, _TCP, ends[1], ends[0], ends[3], ends[2], flags, INGRESS))
-            for packet in packets:
-                action, counted = verdict(rules, packet)
-                if action == DROP:
-                    yield counted[-1]
+                yield Packet(length, _TCP, ends[1], ends[0], ends[3], ends[2], flags, INGRESS)
+
+
+def _lengths(rules: Sequence[Rule]) -> list[int]:
+    """Returns the lengths that are tried: usual ones, and the ends of what rules drop of those that there are."""
+    asked = [rule for rule in rules if rule.length]
+    if not asked:
+        return [_LENGTHS[0]]
+    found = dict.fromkeys(_LENGTHS)
+    for least, most in (rule.length for rule in asked if rule.length and rule.action == DROP):
+        low, high = max(least, _LEAST), min(most or _LARGEST, _LARGEST)
+        if low <= high and len(found) < _MOST_LENGTHS:
+            found |= {low: None, high: None}
+    return list(found)
+
+
+def _dropping(rules: Sequence[Rule], packets: Iterable[Packet], places: Sequence[str | None]) -> Iterator[Rule]:
+    """Yields the rules that drop packets at one of the places."""
+    for packet in packets:
+        for container in places:
+            action, counted = verdict(rules, replace(packet, container=container))
+            if action == DROP:
+                yield counted[-1]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ IF_INET6 = """\
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(socket, "if_nameindex", list)
+    monkeypatch.setattr(connections, "default_route_interfaces", list)
     (tmp_path / "net").mkdir()
     monkeypatch.setattr(connections, "PROC", tmp_path)
     return tmp_path

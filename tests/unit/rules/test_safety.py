@@ -15,6 +15,10 @@ from tests.rulesets import rules
 ALL = (("", 9435),)
 OWN, OWN6 = bytes([192, 0, 2, 7]), bytes.fromhex("20010db8" + "00" * 11 + "07")
 SSH = "established SSH (port 22)"
+NEIGHBOURS = [
+    "ARP, by which IPv4 finds its neighbours",
+    "neighbour discovery, by which IPv6 finds its neighbours",
+]
 PAGE = "the page's own port (9435)"
 
 
@@ -37,7 +41,7 @@ def told(
 @pytest.mark.parametrize(
     ("rule", "what"),
     [
-        ({}, [PAGE, SSH]),
+        ({}, [PAGE, SSH, *NEIGHBOURS]),
         ({"protocol": "tcp"}, [PAGE, SSH]),
         ({"destination_port": 22}, [SSH]),
         ({"destination_port": "1-1024"}, [SSH]),
@@ -45,6 +49,14 @@ def told(
         ({"tcp_flags": "syn"}, [PAGE]),
         ({"tcp_flags": ["ack", "not psh"]}, [PAGE, SSH]),
         ({"length": {"min": 1500}}, [PAGE, SSH]),
+        ({"length": {"min": 1519}}, []),
+        ({"length": {"min": 61, "max": 64}}, [PAGE, SSH]),
+        ({"length": {"max": 59}}, [PAGE, SSH]),
+        ({"length": {"max": 53}}, []),
+        ({"length": {"min": 1000, "max": 1400}}, [PAGE, SSH]),
+        ({"protocol": "arp"}, NEIGHBOURS[:1]),
+        ({"protocol": ["icmp", "icmpv6"]}, NEIGHBOURS[1:]),
+        ({"destination": "ff02::/16"}, NEIGHBOURS[1:]),
         ({"destination": "192.0.2.7"}, [PAGE, SSH]),
         ({"destination": "2001:db8::/32", "destination_port": 22}, [SSH]),
         ({"destination": "198.51.100.0/24"}, []),
@@ -67,9 +79,10 @@ def test_rules_on_a_network(rule: dict[str, Any], what: list[str]) -> None:
 def test_rules_ahead() -> None:
     """What an earlier rule lets through is not dropped; a rule that only counts lets nothing through."""
     ssh = {"action": "pass", "protocol": "tcp", "destination_port": 22}
-    assert told(ssh, {}) == [("r1", PAGE)]
-    assert told({**ssh, "action": "count"}, {}) == [("r1", PAGE), ("r1", SSH)]
-    assert told({"destination_port": 22}, {}) == [("r1", PAGE), ("r0", SSH)]
+    ahead = {"action": "pass", "protocol": ["arp", "icmpv6"]}
+    assert told(ahead, ssh, {}) == [("r2", PAGE)]
+    assert told(ahead, {**ssh, "action": "count"}, {}) == [("r2", PAGE), ("r2", SSH)]
+    assert told(ahead, {"destination_port": 22}, {}) == [("r2", PAGE), ("r1", SSH)]
 
 
 def test_loopback() -> None:
@@ -126,15 +139,35 @@ def test_connections_that_exist() -> None:
 def test_rules_on_containers() -> None:
     """There packets go both ways, and the page is what containers want of the host; rules for some containers name
     those."""
-    assert told({"direction": "egress", "destination_port": 9435}, family="tc") == [("r0", PAGE)]
-    assert told({"direction": "ingress", "source_port": 9435}, family="tc") == [("r0", PAGE)]
-    assert told({"direction": "ingress", "destination_port": 9435}, family="tc") == []
-    assert told({"direction": "egress", "destination_port": 22}, family="tc") == []
-    assert told({"containers": "*"}, family="tc") == []
-    host = Host((connection(bytes([10, 0, 0, 2])),))
-    assert told({"direction": "ingress", "destination": "10.0.0.0/8"}, family="tc", host=host) == [
-        ("r0", "SSH that is connected now, from 10.0.0.2")
+    assert told({"direction": "egress", "destination_port": 9435}, family="tc", interfaces=("containers",)) == [
+        ("r0", PAGE)
     ]
+    assert told({"direction": "ingress", "source_port": 9435}, family="tc", interfaces=("containers",)) == [
+        ("r0", PAGE)
+    ]
+    assert told({"direction": "ingress", "destination_port": 9435}, family="tc", interfaces=("containers",)) == []
+    assert told({"direction": "egress", "destination_port": 22}, family="tc", interfaces=("containers",)) == []
+    assert told({"containers": "*"}, family="tc", interfaces=("containers",)) == []
+    host = Host((connection(bytes([10, 0, 0, 2])),))
+    assert told(
+        {"direction": "ingress", "destination": "10.0.0.0/8"}, family="tc", interfaces=("containers",), host=host
+    ) == [("r0", "SSH that is connected now, from 10.0.0.2")]
+
+
+def test_rules_on_containers_elsewhere() -> None:
+    """On an interface that is no container's the host itself is reached, and rules take its name for the container."""
+    ssh = {"protocol": "tcp", "destination_port": 22}
+    for interfaces in (("eth0",), ("containers", "eth0")):
+        assert told(ssh, family="tc", interfaces=interfaces) == [("r0", SSH)]
+        for container in ("*", "eth0"):
+            assert told({**ssh, "containers": container}, family="tc", interfaces=interfaces) == [("r0", SSH)]
+        assert told({**ssh, "containers": "web"}, family="tc", interfaces=interfaces) == []
+        assert told({"protocol": "arp", "containers": "eth0"}, family="tc", interfaces=interfaces) != []
+    for interfaces in (("auto",), ("e*",)):
+        host = Host(interfaces=("lo", "eth0", "wlan0"), default_interfaces=("eth0",))
+        assert told({**ssh, "containers": "eth0"}, family="tc", interfaces=interfaces, host=host) == [("r0", SSH)]
+        assert told({**ssh, "containers": "wlan0"}, family="tc", interfaces=interfaces, host=host) == []
+    assert told({"protocol": "arp"}, family="tc", interfaces=("containers",)) == []
 
 
 def test_words() -> None:
