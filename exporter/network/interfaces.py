@@ -10,6 +10,9 @@ from pathlib import Path
 
 from exporter.probe import AUTO, CONTAINERS
 
+SYSTEM = Path("/sys/class/net")
+
+_WITH_ETHERNET = ("1", "772")  # ARPHRD_ETHER, ARPHRD_LOOPBACK: linux/if_arp.h
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
 
 
@@ -61,8 +64,8 @@ def default_route_interfaces() -> list[str]:
 def find(patterns: tuple[str, ...], containers: Iterable[int] = ()) -> tuple[dict[int, str], list[str]]:
     """Looks for a config's interfaces: names, globs, ``auto``, and ``containers``, whose indexes are given.
 
-    Returns those that exist, names by index, and for each pattern that should name one but does not, a reason. A glob
-    may match nothing, and there may be no container.
+    Returns those that exist, names by index, and for each pattern that should name one but does not, a reason; and for
+    each that has no Ethernet header, where programs read one. A glob may match nothing, and there may be no container.
     """
     present = {name: index for index, name in socket.if_nameindex()}
     inside = set(containers)
@@ -79,8 +82,20 @@ def find(patterns: tuple[str, ...], containers: Iterable[int] = ()) -> tuple[dic
             missing = "" if any(sign in pattern for sign in "*?[") else f"there is no interface {pattern}"
         if not names and missing:
             reasons.append(missing)
-        found |= {present[name]: _text(name) for name in names}
-    return found, reasons
+        for name in names:
+            if _has_ethernet(name):
+                found[present[name]] = _text(name)
+            else:
+                reasons.append(f"{_text(name)} has no Ethernet header: its packets can't be told apart")
+    return found, list(dict.fromkeys(reasons))
+
+
+def _has_ethernet(name: str) -> bool:
+    """Whether packets begin with an Ethernet header; not those of tun, WireGuard and PPP."""
+    try:
+        return (SYSTEM / name / "type").read_text().strip() in _WITH_ETHERNET
+    except OSError:  # it has just gone, and is not attached to
+        return True
 
 
 def named(index: int) -> str:

@@ -249,3 +249,15 @@ def test_a_program_of_somebody_else_is_left_where_it_is() -> None:
             assert status["reason"] == "ebpf-t3: another XDP program is on it and is left there"
             os.close(held)
             daemon.wait_for(lambda: daemon.status("xdp")["state"] == "running", "taken over")
+
+
+def test_an_interface_without_ethernet() -> None:
+    """A tunnel's packets have no Ethernet header to read: the probe is not on it, and says why."""
+    ip("tuntap", "add", "dev", "ebpf-t-tun", "mode", "tun")
+    try:
+        with link("ebpf-t9") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t-tun", pair.name]}}) as daemon:
+            status = daemon.status("xdp")
+    finally:
+        ip("link", "del", "ebpf-t-tun")
+    assert "ebpf-t-tun has no Ethernet header: its packets can't be told apart" in str(status)
+    assert [hook for _, hook in status["attachments"]] == ["xdp:ebpf-t9 (native)"]

@@ -2,6 +2,7 @@
 """network/interfaces.py: which interfaces a config's patterns name."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -36,8 +37,24 @@ def test_find(
     routes: list[str],
     found: dict[int, str],
     reasons: list[str],
+    tmp_path: Path,
 ) -> None:
     """Names, globs and auto lead to indexes; a name that is not there is told, a glob may match nothing."""
     monkeypatch.setattr(socket, "if_nameindex", lambda: PRESENT)
     monkeypatch.setattr(interfaces, "default_route_interfaces", lambda: routes)
+    monkeypatch.setattr(interfaces, "SYSTEM", tmp_path)
     assert interfaces.find(patterns) == (found, reasons)
+
+
+@pytest.mark.parametrize("pattern", ["*", "auto", "tun0"])
+def test_interfaces_without_ethernet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pattern: str) -> None:
+    """What would be read amiss is left out, with its reason, however it was named."""
+    for name, kind in (("lo", 772), ("eth0", 1), ("tun0", 65534)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "type").write_text(f"{kind}\n")
+    monkeypatch.setattr(interfaces, "SYSTEM", tmp_path)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "tun0")])
+    monkeypatch.setattr(interfaces, "default_route_interfaces", lambda: ["tun0"])
+    reason = "tun0 has no Ethernet header: its packets can't be told apart"
+    found = {1: "lo", 2: "eth0"} if pattern == "*" else {}
+    assert interfaces.find((pattern, "tun*")) == (found, [reason])
