@@ -34,7 +34,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 MAX_FILE = 32 << 20  # bytes of a file of networks
-MAX_NETWORKS = 1_000_000  # of a rule's sources or destinations: their ranges are found in 22 steps (rules.h)
+MAX_NETWORKS = 1_000_000  # of a rule's sources or destinations: see tables.py for those of all rules
 
 _TCP, _WITH_PORTS = 6, (6, 17, 33, 132, 136)
 

@@ -5,12 +5,14 @@ A set of rules is a number here: bit n is the rule that is the nth in order. Eac
 the set of the rules whose condition it meets; equal sets are one, which has a number of its own.
 """
 
+import ipaddress
 import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise, repeat
 
+from exporter.errors import LoadError
 from exporter.kinds import PROTOCOLS
 from exporter.rules.rule import COUNT, DROP, EGRESS, INGRESS, MAX_RULES, Networks, Ranges, Rule
 
@@ -18,6 +20,7 @@ PLACES = "rules_places"  # the map of the rules of each place: filled by who kno
 
 _STEPS = (1, 4, 16, 64, -(-MAX_RULES // 64))  # words of 64 rules: a rule more is seldom another program
 _NONE = 0xFFFFFFFF  # RULES_NONE
+_MOST_RANGES = 1 << 22  # of a bucket: RULES_HALVINGS
 _VALUES = 65_536  # ports, lengths, and buckets of addresses
 
 _ASKS: dict[str, Callable[[Rule], object]] = {
@@ -43,7 +46,10 @@ def defines(rules: Sequence[Rule]) -> dict[str, int]:
 
 
 def maps(rules: Sequence[Rule]) -> dict[str, bytes]:
-    """Returns the values of each array of bpf/lib/rules.h, one after the other, as the kernel has them."""
+    """Returns the values of each array of bpf/lib/rules.h, one after the other, as the kernel has them.
+
+    Raises LoadError where networks are more than the kernel looks through.
+    """
     if not rules:
         return {}
     asked, sets = defines(rules), _Sets(words(rules))
@@ -215,7 +221,17 @@ class _Addresses:
         first = [self._count + bisect_right(starts, bucket * step) - 1 for bucket in range(_VALUES)]
         self._count += len(starts)
         last = [*first[1:], self._count - 1]
+        for bucket, (one, other) in enumerate(zip(first, last, strict=True)):
+            if other - one >= _MOST_RANGES:
+                around = self._network(bucket * step)
+                raise LoadError(
+                    f"the networks of all rules make {other - one + 1} ranges of addresses in {around}; the kernel can"
+                    f" look through {_MOST_RANGES}: give fewer or larger networks"
+                )
         return [one | other << 32 for one, other in zip(first, last, strict=True)]
+
+    def _network(self, start: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        return ipaddress.IPv4Network((start, 16)) if self._version == 4 else ipaddress.IPv6Network((start, 16))
 
     def _packed(self, start: int, number: int) -> bytes:
         if self._version == 4:

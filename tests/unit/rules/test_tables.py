@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from exporter.errors import LoadError
 from exporter.rules import tables
 from exporter.rules.rule import EGRESS, INGRESS, MAX_RULES, Networks, Packet, Rule
 from tests.packets import parsed, some_packet
@@ -103,6 +104,19 @@ def test_side_by_side_is_one_range() -> None:
     both = Networks(v4=bytes([128, 0, 0, 0, 2, 192, 0, 0, 0, 2]))
     lookup = Lookup([Rule("a", "drop", 1, source=both)])
     assert [start for start, _ in lookup.v4] == [0, 128 << 24]
+
+
+@pytest.mark.parametrize(("first", "words"), [("2001:0:0:0:0:0:0:", "2001::/16"), ("10.7.0.", "10.7.0.0/16")])
+def test_more_ranges_than_the_kernel_looks_through(monkeypatch: pytest.MonkeyPatch, first: str, words: str) -> None:
+    """They are of all rules together, and of the same first 16 bits; as many as it looks through are good."""
+    monkeypatch.setattr(tables, "_MOST_RANGES", 8)
+    given = [{"name": f"r{at}", "action": "drop", "source": [f"{first}{at}", f"{first}{at + 2}"]} for at in (1, 5)]
+    assert Lookup(rules(given[:1]))
+    more = "the networks of all rules make 9 ranges of addresses in "
+    with pytest.raises(LoadError, match=f"^{more}{words}; the kernel can look through 8: give fewer or larger"):
+        tables.maps(rules(given))
+    monkeypatch.setattr(tables, "_MOST_RANGES", 9)
+    assert Lookup(rules(given))
 
 
 @pytest.mark.parametrize(
