@@ -212,29 +212,46 @@ _CONTAINERS = (
 )
 
 
+# what a user's own manager runs is the user's to make and to name: systemd gives the user this cgroup
+_USERS = re.compile(r"(?P<user>user@[0-9]+)\.service")
+
+
 def container(path: str) -> str:
     """Returns the container of a cgroup: the first 12 digits of its id, or its name where its runtime has names only.
 
-    Nothing where there is none. Of containers within containers it is the innermost.
+    Nothing where there is none. Of containers within containers it is the outermost: what is below its cgroup it may
+    have made itself. One of a user's own has the user ahead of it, as no other has: ``user@1000/4f0a7c1b9e2d``.
     """
     if path == UNKNOWN:
         return UNKNOWN
-    groups = _container(path)
+    groups, _ = _container(path)
+    name = groups.get("name", "") or groups.get("id", "")[:_SHORT]
     if "escaped" in groups:
         # systemd-escape: machine-web\x2d1.scope is web-1
         escaped = groups["escaped"].encode()
-        return _text(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped))
-    return groups.get("name", "") or groups.get("id", "")[:_SHORT]
+        name = _text(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped))
+    return f"{groups['user']}/{name}" if "user" in groups and name else name
 
 
 def container_id(path: str) -> str:
     """Returns the whole id, of 64 digits, of the container of a cgroup; nothing where it has none."""
-    return _container(path).get("id", "")
+    return _container(path)[0].get("id", "")
 
 
-def _container(path: str) -> dict[str, str]:
-    for part in reversed(path.split("/")):
+def above_container(path: str) -> str:
+    """Returns the cgroup in which the container of a cgroup was made: who owns that may make it."""
+    return _container(path)[1]
+
+
+def _container(path: str) -> tuple[dict[str, str], str]:
+    """Returns what the name of a container's cgroup says, and the path of the cgroup above it."""
+    owner: dict[str, str] = {}
+    above = ""
+    for part in path.split("/")[1:]:
+        if not owner and (match := _USERS.fullmatch(part)):
+            owner = match.groupdict()
         for pattern in _CONTAINERS:
             if match := pattern.fullmatch(part):
-                return match.groupdict()
-    return {}
+                return owner | match.groupdict(), above
+        above += f"/{part}"
+    return {}, ""

@@ -13,7 +13,8 @@ from exporter import cgroups
 from exporter.containers.inotify import IN_CREATE, IN_DELETE, IN_ISDIR, IN_Q_OVERFLOW, Inotify
 
 _NO_CHILDREN = 2  # links of a folder without folders in it, as in every file system of the kernel's own (kernfs)
-_FOLDERS, _PROCESSES = 16, 4  # that are looked at to find where a container's processes are: they are all alike
+# folders with processes, and processes, that are looked at to find where a container's are: they are all alike
+_FOLDERS, _PROCESSES = 16, 4
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,10 @@ class Group:
 
     def processes(self) -> Iterator[int]:
         """Yields some of its processes, those that are listed first of each cgroup."""
-        for folder in self.folders[:_FOLDERS]:
+        left = _FOLDERS
+        for folder in self.folders:
+            if not left:
+                return
             try:
                 fd = os.open(folder + b"/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:  # it has just gone
@@ -47,6 +51,7 @@ class Group:
                 continue
             finally:
                 os.close(fd)
+            left -= bool(listed)
             # 0 is a process that this process can't see from where it is
             yield from (int(pid) for pid in listed[:_PROCESSES] if pid != b"0")
 
@@ -103,7 +108,7 @@ class Tree:
         waiting = [top]
         while waiting:
             folder = waiting.pop()
-            key = cgroups.container(self._path(folder))
+            key = self._container(folder)
             try:
                 watch = self._inotify.folder(folder, IN_CREATE | IN_DELETE)
                 self._folders[watch], self._watches[folder] = folder, watch
@@ -129,9 +134,25 @@ class Tree:
             log.warning("containers are found seconds late", extra={"reason": reason})
         self.blind = True
 
+    def _mount(self, folder: bytes) -> tuple[bytes, bytes]:
+        return next(one for one in self._mounts if folder.startswith(one[0]))
+
     def _path(self, folder: bytes) -> str:
-        mount, root = next(one for one in self._mounts if folder.startswith(one[0]))
+        mount, root = self._mount(folder)
         return (root + folder[len(mount) :]).decode("utf-8", "backslashreplace")
+
+    def _container(self, folder: bytes) -> str:
+        """Returns the container of a cgroup; nothing where somebody else than root could make one that is called so."""
+        path = self._path(folder)
+        if not (key := cgroups.container(path)):
+            return ""
+        above = folder.rsplit(b"/", path.count("/") - cgroups.above_container(path).count("/"))[0]
+        try:
+            # what is above the mount can't be seen
+            roots = len(above) < len(self._mount(folder)[0]) or os.lstat(above).st_uid in (0, os.geteuid())
+        except OSError:  # it has gone since
+            roots = False
+        return key if roots else ""
 
     def _join(self, folder: bytes, key: str) -> None:
         group = self.groups.get(key)

@@ -11,6 +11,7 @@ from exporter.cgroups import BORN_PATH, UNKNOWN, Paths, container, unit
 
 ID = "4f0a7c1b9e2d" + "0" * 52
 SHORT = "4f0a7c1b9e2d"
+USERS = "/user.slice/user-1000.slice/user@1000.service"
 POD = "kubepods-besteffort-pod1fa6c7ab_9a80_4c0e_b2a5_0d3c6f4d9e10.slice"
 
 
@@ -214,7 +215,7 @@ def test_unit(path: str, wanted: str) -> None:
         # podman: as root, for a user, with crun's folder, without systemd; not its monitor
         (f"/machine.slice/libpod-{ID}.scope", SHORT),
         (f"/machine.slice/libpod-{ID}.scope/container", SHORT),
-        (f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope", SHORT),
+        (f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope", f"user@1000/{SHORT}"),
         (f"/libpod_parent/libpod-{ID}", SHORT),
         (f"/system.slice/web.service/libpod-payload-{ID}", SHORT),
         (f"/machine.slice/libpod-conmon-{ID}.scope", ""),
@@ -226,8 +227,18 @@ def test_unit(path: str, wanted: str) -> None:
         (f"/kubepods/burstable/pod1fa6c7ab-9a80-4c0e-b2a5-0d3c6f4d9e10/{ID}", SHORT),
         (f"/system.slice/containerd.service/{POD}:cri-containerd:{ID}", SHORT),
         (f"/kubepods.slice/{POD}", ""),
-        # in a node that is a container itself, the inner one
-        (f"/docker/{'a' * 64}/kubelet.slice/kubelet-kubepods.slice/{POD}/cri-containerd-{ID}.scope", SHORT),
+        # in a node that is a container itself, the node: it may call what it makes as it likes
+        (f"/docker/{'a' * 64}/kubelet.slice/kubelet-kubepods.slice/{POD}/cri-containerd-{ID}.scope", "a" * 12),
+        ("/lxc.payload.bad/machine.slice/machine-good.scope", "bad"),
+        (f"/lxc.payload.bad/docker-{ID}.scope/lxc.payload.good", "bad"),
+        (f"/lxc.payload.bad/user@1000.service/docker-{ID}.scope", "bad"),
+        # what a user's own manager may make is the user's
+        (f"{USERS}/docker-{ID}.scope", f"user@1000/{SHORT}"),
+        (f"{USERS}/app.slice/x.service/kubepods/{ID}/machine-good.scope", f"user@1000/{SHORT}"),
+        (f"{USERS}/app.slice/lxc.payload.web", "user@1000/web"),
+        (f"{USERS}/machine.slice/machine-web\\x2d1.scope", "user@1000/web-1"),
+        (f"{USERS}/user@0.service/machine-web.scope", "user@1000/web"),
+        (f"{USERS}/app.slice/dbus.service", ""),
         # containerd by itself
         (f"/default/{ID}", SHORT),
         (f"/system.slice/nerdctl-{ID}.scope", SHORT),

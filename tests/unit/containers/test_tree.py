@@ -93,14 +93,57 @@ def test_what_is_worth_a_look(top: Path, start: Callable[[], Tree]) -> None:
 
 
 def test_processes(top: Path, start: Callable[[], Tree]) -> None:
-    """A container's processes are those of its cgroup, and of those within, but not of a container within."""
+    """A container's processes are those of its cgroup, and of all within: those of a container within too."""
     scope = make(top / f"docker-{ID}.scope", 0)
     make(scope / "init.scope", 41, 42)
     make(scope / "kubepods" / OTHER, 43)
     (make(scope / "threaded") / "cgroup.procs").unlink()
     tree = start()
-    assert sorted(tree.groups[ID[:12]].processes()) == [41, 42]
-    assert list(tree.groups[OTHER[:12]].processes()) == [43]
+    assert sorted(tree.groups[ID[:12]].processes()) == [41, 42, 43]
+    assert keys(tree) == [ID[:12]]
+
+
+def test_folders_without_processes(top: Path, start: Callable[[], Tree]) -> None:
+    """However many empty ones a container makes, its processes are found; of those with processes some are enough."""
+    tree = start()
+    scope = make(top / f"docker-{ID}.scope")
+    for number in range(100):
+        make(scope / f"empty{number}")
+    make(scope / "init.scope", 41)
+    tree.update()
+    assert list(tree.groups[ID[:12]].processes()) == [41]
+    for number in range(100):
+        make(scope / f"full{number}", 42)
+    tree.update()
+    assert list(tree.groups[ID[:12]].processes()) == [41] + 15 * [42]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to a user")
+def test_what_a_user_makes(top: Path, start: Callable[[], Tree]) -> None:
+    """In a cgroup that is a user's nothing is taken for a container, whatever it is called, then and later, nor harms
+    the real one; what root gives a user is a container."""
+
+    def forge(folder: Path) -> None:
+        make(folder, 41)
+        os.chown(folder.parent, 1000, 1000)
+        os.chown(folder, 1000, 1000)
+
+    manager = top / "user.slice" / "user-1000.slice" / "user@1000.service"
+    forge(manager / "app.slice" / f"docker-{ID}.scope")
+    forge(top / "system.slice" / "batch.service" / f"docker-{ID}.scope")  # Delegate=yes, User=batch
+    forge(top / "system.slice" / "gr\udcfcn.service" / "lxc.payload.bad")  # any bytes
+    tree = start()
+    assert keys(tree) == []
+    os.chown(make(top / "docker" / ID, 42), 1000, 1000)
+    forge(manager / "docker" / ID)
+    assert keys(tree) == [ID[:12]]
+    assert list(tree.groups[ID[:12]].processes()) == [42]
+    shutil.rmtree(manager)
+    assert keys(tree) == [ID[:12]]
+    make(top / "docker" / ID / f"docker-{OTHER}.scope", 43)  # what is below it is its own
+    assert keys(tree) == [ID[:12]]
+    shutil.rmtree(top / "docker" / ID)
+    assert keys(tree) == []
 
 
 def test_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[], Tree]) -> None:
