@@ -141,6 +141,7 @@ class Containers:
                 self._place(seen, math.inf)
                 seen.rank = _NAMED  # for good
         self._namespaces.ended(namespace)
+        self._groups.pop(namespace, None)
         for group in self._tree.groups.values():
             if group.namespace == namespace:
                 group.namespace = None
