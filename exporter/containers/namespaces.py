@@ -22,7 +22,7 @@ class Namespaces:
         self._links = links
         self._inotify = Inotify()
         self._watched = -1
-        self._numbers: dict[Path, int] = {}
+        self._numbers: dict[tuple[Path, int, int], int] = {}  # by path, and the file that is there: device and inode
         self.names: dict[int, tuple[str, bool]] = {}  # by number; and whether a runtime made it up
         self.changed = True  # since the last ``find``
         self._watch()
@@ -54,9 +54,10 @@ class Namespaces:
     def find(self) -> None:
         """Learns the numbers of those that have got one."""
         self.changed = False
-        present = {path for folder in (FOLDER, DOCKERS) for path in _listed(folder)}
-        self._numbers = {path: number for path, number in self._numbers.items() if path in present}
-        for path in present - self._numbers.keys():
+        present = {file for folder in (FOLDER, DOCKERS) for path in _listed(folder) if (file := _file(path))}
+        self._numbers = {file: number for file, number in self._numbers.items() if file in present}
+        for file in present - self._numbers.keys():
+            path = file[0]
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             except OSError:  # it has gone since
@@ -66,16 +67,16 @@ class Namespaces:
             finally:
                 os.close(fd)
             if number is not None:
-                self._numbers[path] = number
+                self._numbers[file] = number
         self._name()
 
     def ended(self, number: int) -> None:
         """The number is no longer that of the namespace that had it."""
-        self._numbers = {path: one for path, one in self._numbers.items() if one != number}
+        self._numbers = {file: one for file, one in self._numbers.items() if one != number}
         self._name()
 
     def _name(self) -> None:
-        found = [(_made_up(path), path.name, number) for path, number in self._numbers.items()]
+        found = [(_made_up(path), path.name, number) for (path, _, _), number in self._numbers.items()]
         self.names = {
             number: (os.fsencode(name).decode("utf-8", "backslashreplace"), made_up)
             for made_up, name, number in sorted(found, reverse=True)  # the best comes last
@@ -85,6 +86,15 @@ class Namespaces:
 def _made_up(path: Path) -> bool:
     """Whether a name is a runtime's, for want of a better one: ``cni-`` and a UUID."""
     return path.parent == DOCKERS or _MADE_UP.fullmatch(path.name) is not None
+
+
+def _file(path: Path) -> tuple[Path, int, int] | None:
+    """Returns what is at a path: a namespace that was made anew there has the name of the one before it."""
+    try:
+        status = path.stat()
+    except OSError:  # it has gone since
+        return None
+    return path, status.st_dev, status.st_ino
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -252,6 +252,26 @@ def test_a_namespace_that_is_named_later(watched: Watched) -> None:
             ip("netns", "del", "containers-n2")
 
 
+def test_a_name_that_is_given_anew(watched: Watched) -> None:
+    """A namespace that is made where another was, which a process keeps, has the name; not the other one."""
+    with named_namespace("containers-n1") as name:
+        with veth("containers-v1", name) as index:
+            watched.until_it_is(index, Place("containers-v1", name))
+        kept = subprocess.Popen(["ip", "netns", "exec", name, "sh", "-c", "echo; exec sleep 1000"], stdout=-1)
+        assert kept.stdout
+        assert kept.stdout.readline() == b"\n"
+        try:
+            ip("netns", "del", name)
+            ip("netns", "add", name)
+            with veth("containers-v2", name) as second, veth("containers-v3", kept.pid) as third:
+                watched.until_it_is(second, Place("containers-v2", name))
+                watched.ahead += LAST_WORD
+                watched.until_it_is(third, Place("containers-v3", "containers-v3"))
+        finally:
+            kept.kill()
+            kept.communicate()
+
+
 def test_pods(watched: Watched, top: bytes, tmp_path: Path) -> None:
     """Of containers that share a network namespace the interface is the oldest's; in Kubernetes, the pod's."""
     called(tmp_path, ID, "k8s_nginx_web-1_shop_1-2_0")
