@@ -88,7 +88,8 @@ class OnInterfaces:
         whether there are more, for which it is to be called again.
         """
         deadline = time.monotonic() + seconds
-        found, reasons = interfaces.find(self._patterns, containers)
+        attached = {index for hook in self._hooks for index in hook.attached}
+        found, reasons = interfaces.find(self._patterns, containers, attached)
         self._behind = {
             index: containers[index].container if index in containers else name for index, name in found.items()
         }

@@ -5,7 +5,7 @@ import errno
 import fnmatch
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from exporter.probe import AUTO, CONTAINERS
@@ -13,15 +13,21 @@ from exporter.probe import AUTO, CONTAINERS
 SYSTEM = Path("/sys/class/net")
 
 _WITH_ETHERNET = ("1", "772")  # ARPHRD_ETHER, ARPHRD_LOOPBACK: linux/if_arp.h
-_RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
+_RTMGRP_LINK = 0x1
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV6_ROUTE = 270, 1, 7, 11
 
 
 class Changes:
-    """Readable (``fileno``) when an interface or a route came, went or changed. What it was is not said: look again."""
+    """Readable (``fileno``) when an interface came, went or changed. What it was is not said: look again."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE))
+        self._socket.bind((0, _RTMGRP_LINK))
+
+    def follow_routes(self) -> None:
+        """Makes it so when a route did, too: on a router that is often."""
+        for group in (_RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV6_ROUTE):
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -53,7 +59,14 @@ def default_route_interfaces() -> list[str]:
             lines = Path(path).read_bytes().split(b"\n")  # bytes: a name may have any but blanks and a slash
         except OSError:  # a kernel without this protocol
             continue
-        for columns in ([os.fsdecode(column) for column in line.split()] for line in lines):
+        column = zero.encode()
+        # before they are split: there may be a million
+        likely = [
+            line
+            for line in lines
+            if line.startswith(column + b" 00 ") or line.partition(b"\t")[2].startswith(column + b"\t")
+        ]
+        for columns in ([os.fsdecode(column) for column in line.split()] for line in likely):
             if path.endswith("/route") and len(columns) > 7 and (columns[1], columns[7]) == (zero, zero):
                 names[columns[0]] = None
             elif len(columns) == 10 and (columns[0], columns[1]) == (zero, "00") and columns[9] != "lo":
@@ -61,11 +74,14 @@ def default_route_interfaces() -> list[str]:
     return list(names)
 
 
-def find(patterns: tuple[str, ...], containers: Iterable[int] = ()) -> tuple[dict[int, str], list[str]]:
+def find(
+    patterns: tuple[str, ...], containers: Iterable[int] = (), attached: Collection[int] = ()
+) -> tuple[dict[int, str], list[str]]:
     """Looks for a config's interfaces: names, globs, ``auto``, and ``containers``, whose indexes are given.
 
     Returns those that exist, names by index, and for each pattern that should name one but does not, a reason; and for
     each that has no Ethernet header, where programs read one. A glob may match nothing, and there may be no container.
+    Where ``auto`` finds none, as while DHCP has a route made anew, what is ``attached``, by index, is found as well.
     """
     present = {name: index for index, name in socket.if_nameindex()}
     inside = set(containers)
@@ -75,6 +91,8 @@ def find(patterns: tuple[str, ...], containers: Iterable[int] = ()) -> tuple[dic
         if pattern == AUTO:
             names = [name for name in default_route_interfaces() if name in present]
             missing = "there is no default route: name the interfaces"
+            if not names and (names := [name for name, index in present.items() if index in attached]):
+                reasons.append("there is no default route: what was attached stays until there is")
         elif pattern == CONTAINERS:
             names, missing = [name for name, index in present.items() if index in inside], ""
         else:

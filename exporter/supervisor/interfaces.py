@@ -21,12 +21,13 @@ class Watch:
         self._changes: Changes | None = None
         self.deadline = math.inf  # by the monotonic clock
 
-    def begin(self) -> None:
-        """Follows the host's interfaces and routes from now on."""
-        if self._changes is not None:
-            return
-        self._changes = Changes()
-        self._selector.register(self._changes, selectors.EVENT_READ, self._changed)
+    def begin(self, routes: bool) -> None:
+        """Follows the host's interfaces from now on, and its routes, if what is attached depends on those."""
+        if self._changes is None:
+            self._changes = Changes()
+            self._selector.register(self._changes, selectors.EVENT_READ, self._changed)
+        if routes:
+            self._changes.follow_routes()
 
     def looked(self, lacking: bool, unfinished: bool) -> None:
         """All has been looked at. lacking says whether to try again, unfinished whether to go on at once."""

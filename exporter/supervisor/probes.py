@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from exporter import symbols, worker
 from exporter.bpftrace.runner import Runner
 from exporter.network import clsact
-from exporter.probe import Probe, differ_in_rules_alone, numbered
+from exporter.probe import AUTO, Probe, differ_in_rules_alone, numbered
 from exporter.status import ProbeStatus
 from exporter.supervisor.compiling import Compilers
 from exporter.supervisor.interfaces import Watch
@@ -112,7 +112,7 @@ class Probes:
                 life.retire()
             self._send(worker.Retire(name))
         if any(probe.interfaces for probe in wanted):
-            self._watch.begin()
+            self._watch.begin(routes=any(AUTO in probe.interfaces for probe in wanted))
         changed = [probe.name for probe in wanted if probe.name in before and self._want(before[probe.name], probe)]
         self._changed()
         return Changes(
