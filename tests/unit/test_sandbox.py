@@ -9,6 +9,7 @@ import os
 import pty
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -41,6 +42,8 @@ class Place:
     file: Path
     process: int
     address: tuple[str, int]
+    receiver: bytes  # of datagrams, on this host
+    listened: socket.socket  # TCP, shut down: it can connect
     terminal: int
 
 
@@ -53,8 +56,17 @@ def filter_() -> bytes:
 def place(tmp_path: Path) -> Iterator[Place]:
     (tmp_path / "file").write_text("text")
     master, slave = pty.openpty()
-    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "600"]) as process:
-        yield Place(tmp_path, tmp_path / "file", process.pid, server.getsockname(), slave)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as listened,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+        subprocess.Popen(["sleep", "600"]) as process,
+    ):
+        receiver.bind("")  # the kernel chooses a name
+        listened.shutdown(socket.SHUT_RDWR)
+        yield Place(
+            tmp_path, tmp_path / "file", process.pid, server.getsockname(), receiver.getsockname(), listened, slave
+        )
         process.kill()
     os.close(master)
     os.close(slave)
@@ -92,6 +104,13 @@ def protect(memory: mmap.mmap) -> None:
         raise OSError(ctypes.get_errno(), "mprotect")
 
 
+def hand_over(to: bytes, fd: int) -> None:
+    """Gives a descriptor to another process, by a socket that a worker may make."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.sendmsg([b"x"], rights, 0, to)
+
+
 WRITES: dict[str, Callable[[Place], object]] = {
     "write": lambda place: place.file.open("r+").close(),
     "append": lambda place: place.file.open("a").close(),
@@ -124,6 +143,9 @@ PROCESSES: dict[str, Callable[[Place], object]] = {
 OTHERS: dict[str, Callable[[Place], object]] = {
     "connect": lambda place: socket.create_connection(place.address),
     "datagram": lambda place: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", place.address),
+    "connect while sending": lambda place: place.listened.sendmsg([b"x"], [], socket.MSG_FASTOPEN, place.address),
+    "connect while sending, by sendto": lambda place: place.listened.sendto(b"x", socket.MSG_FASTOPEN, place.address),
+    "a descriptor": lambda place: hand_over(place.receiver, place.listened.fileno()),
     "netlink": lambda _: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
     "file in memory": lambda _: os.memfd_create("x"),
     "memory to write and execute": lambda _: mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC),
