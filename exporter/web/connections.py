@@ -9,6 +9,7 @@ from typing import Any
 
 MAX_CONNECTIONS = 256
 SLACK = 32  # beyond that, before some end: to choose whom takes as long for one as for many
+_LOOPBACK = 127  # the first byte of its network
 MAX_SENDING_BYTES = 64 * 1024 * 1024  # of answers that clients have still to take
 
 
@@ -37,7 +38,7 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """Takes one in. Where there are too many, the largest crowd loses one, again and again: connections of a client
         that had a page, or had none. Of these the one on which nothing moved for longest ends, and sooner one that asks
-        for nothing."""
+        for nothing. Of crowds that are as large as each other one that had no page loses first, then as within one."""
         self._open.add(connection)
         if len(self._open) <= MAX_CONNECTIONS + SLACK:
             return
@@ -45,7 +46,7 @@ class Connections:
         for one in sorted(self._open, key=lambda one: (one.answering, one.moved_at), reverse=True):
             crowds.setdefault((one.client, one.proven), []).append(one)
         while len(self._open) > MAX_CONNECTIONS:
-            self._end(max(crowds.values(), key=len).pop())
+            self._end(max(crowds.values(), key=_loses).pop())
 
     def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -73,11 +74,21 @@ class Connections:
             connection.task.cancel()
 
 
+def _loses(crowd: list[Connection]) -> tuple[int, bool, bool, float]:
+    """A key by which the crowd that is to lose its last connection is the largest."""
+    if not crowd:
+        return 0, False, False, 0.0
+    one = crowd[-1]
+    return len(crowd), not one.proven, not one.answering, -one.moved_at
+
+
 def client(peer: Any) -> bytes:
     """Returns whose connection it is, by what getpeername(2) says: an IPv4 address, or the first half of an IPv6 one,
-    which is a network of one host. All on Unix sockets are one."""
+    which is a network of one host. All of 127.0.0.0/8, which everybody on this host has, are one; so are all on Unix
+    sockets."""
     if not isinstance(peer, tuple):
         return b""
     if "." in peer[0]:
-        return socket.inet_aton(peer[0].rpartition(":")[2])  # ::ffff:192.0.2.1 is IPv4 on a socket of IPv6
+        address = socket.inet_aton(peer[0].rpartition(":")[2])  # ::ffff:192.0.2.1 is IPv4 on a socket of IPv6
+        return address[:1] if address[0] == _LOOPBACK else address
     return socket.inet_pton(socket.AF_INET6, peer[0].partition("%")[0])[:8]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients that mean harm, in a process of their own: ``python -m tests.e2e.attacks NAME PORT CA ADDRESS PAUSE``.
 
-Each says ``in place`` when it has done its worst once, and goes on with it from an address until it is ended, with a
-pause of seconds ahead of another connection. With a CA it speaks TLS, but for those that never get so far.
+Each says ``in place`` when it has done its worst once, and goes on with it from an address of this host, at which the
+exporter listens, until it is ended, with a pause of seconds ahead of another connection. With a CA it speaks TLS, but
+for those that never get so far.
 """
 
 import asyncio
@@ -183,7 +184,7 @@ async def main(name: str, port: int, ca: str | None, address: str, pause: float)
         while True:
             with contextlib.suppress(OSError, EOFError):
                 reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", port, ssl=context, server_hostname=server_hostname, local_addr=(address, 0)
+                    address, port, ssl=context, server_hostname=server_hostname, local_addr=(address, 0)
                 )
                 try:
                     await act(reader, writer)

@@ -9,9 +9,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.kernel.daemon import ROOT, Daemon
 
@@ -35,7 +36,9 @@ class Scraper:
     def connect(self) -> http.client.HTTPConnection:
         if self._context is None:
             return http.client.HTTPConnection("127.0.0.1", self._port, 60, self._source)
-        return http.client.HTTPSConnection("localhost", self._port, context=self._context, timeout=60)
+        return http.client.HTTPSConnection(
+            "localhost", self._port, context=self._context, timeout=60, source_address=self._source
+        )
 
     def get(
         self,
@@ -85,6 +88,12 @@ class Scraper:
             staying.close()
         assert statistics.median(new) < PROMPTLY, new
         assert statistics.median(kept) < PROMPTLY, kept
+
+
+def both(daemon: Daemon, probes: Mapping[str, Any]) -> Daemon:
+    """Has a daemon listen for two clients on this host: at 127.0.0.1 and ::1. To be called before it runs."""
+    daemon.configure(probes, listen=[f"127.0.0.1:{daemon.port}", f"[::1]:{daemon.port}"])
+    return daemon
 
 
 @contextmanager

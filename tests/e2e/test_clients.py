@@ -11,10 +11,11 @@ import pytest
 
 from tests.certificates import Authority
 from tests.e2e.attacks import ATTACKS
-from tests.e2e.clients import Scraper, attack, descriptors, resident_mb
+from tests.e2e.clients import Scraper, attack, both, descriptors, resident_mb
 from tests.kernel.daemon import Daemon
 
 PASSWORD = "correct horse"
+PROBES: dict[str, object] = {"file_opens": {}}
 MOST_MB = 32  # what all attacks together may add to the worker
 
 
@@ -30,7 +31,7 @@ class Served:
 @pytest.fixture(scope="module", params=["clear", "tls"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     if request.param == "clear":
-        with Daemon({"file_opens": {}}) as daemon:
+        with both(Daemon(PROBES), PROBES) as daemon:
             yield Served(daemon, Scraper(daemon.port), None)
         return
     folder = tmp_path_factory.mktemp("web")
@@ -41,13 +42,13 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         f"tls_server_config: {{cert_file: {pair.certificate.name}, key_file: {pair.key.name}}}\n"
         f"basic_auth_users: {{prometheus: {hashed}}}\n"
     )
-    with Daemon({"file_opens": {}}, web_config=str(folder / "web.yml")) as daemon:
+    with both(Daemon(PROBES, web_config=str(folder / "web.yml")), PROBES) as daemon:
         context = ssl.create_default_context(cafile=str(authority.certificate))
         yield Served(daemon, Scraper(daemon.port, context, PASSWORD), authority.certificate)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize(("address", "pause"), [("127.0.0.2", 0.2), ("127.0.0.1", 1.0)], ids=["other", "same"])
+@pytest.mark.parametrize(("address", "pause"), [("::1", 0.2), ("127.0.0.1", 1.0)], ids=["other", "same"])
 def test_scrapes_go_on(served: Served, name: str, address: str, pause: float) -> None:
     """While clients do their worst, from another address or from that of the scraper itself, it has its pages in time;
     what that takes of memory is bounded."""

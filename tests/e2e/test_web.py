@@ -15,7 +15,7 @@ import bcrypt
 import pytest
 
 from tests.certificates import Authority, Pair
-from tests.e2e.clients import Scraper, attack
+from tests.e2e.clients import Scraper, attack, both
 from tests.kernel.daemon import COMMAND, Daemon, parsed
 from tests.kernel.prometheus import Prometheus
 
@@ -240,11 +240,11 @@ def test_passwords_under_a_flood(web: Web) -> None:
     """Who comes for the first time while another address tries passwords is not behind all of its attempts: by what the
     worker computes meanwhile."""
     web.write({}, basic_auth_users={"prometheus": hashed(PASSWORD, 10)})
-    with web.daemon() as daemon:
+    with both(web.daemon(), PROBES) as daemon:
         before = worker_cpu_ns(daemon)
         assert web.curl(daemon, "-u", "prometheus:wrong")[0] == 401
         one = worker_cpu_ns(daemon) - before
-        with attack("passwords", daemon.port, web.authority.certificate, "127.0.0.2", 0.0):
+        with attack("passwords", daemon.port, web.authority.certificate, "::1", 0.0):
             before = worker_cpu_ns(daemon)
             web.scraper(daemon, PASSWORD).seconds()
             assert worker_cpu_ns(daemon) - before < 20 * one  # the flood has a hundred in the queue

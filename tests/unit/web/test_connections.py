@@ -20,12 +20,15 @@ from exporter.web.connections import Connection, Connections, client
         (("2001:db8::1", 1, 0, 0), ("2001:db8:0:1::1", 1, 0, 0), False),
         (("fe80::1%eth0", 1, 0, 2), ("fe80::2", 1, 0, 2), True),
         (("::1", 1, 0, 0), ("127.0.0.1", 1), False),
+        (("127.0.0.1", 1), ("127.255.3.2", 1), True),
+        (("127.0.0.1", 1), ("::ffff:127.1.2.3", 1, 0, 0), True),
+        (("127.0.0.1", 1), ("128.0.0.1", 1), False),
         ("", "", True),
         ("", ("127.0.0.1", 1), False),
     ],
 )
 def test_whose_a_connection_is(peer: Any, other: Any, same: bool) -> None:
-    """A client is an IPv4 address, or a network of IPv6; all on a Unix socket are one."""
+    """A client is an IPv4 address, or a network of IPv6; all in 127.0.0.0/8 are one, or on a Unix socket."""
     assert (client(peer) == client(other)) is same
 
 
@@ -106,6 +109,25 @@ def test_a_crowd_takes_nothing_from_another_client(monkeypatch: pytest.MonkeyPat
     """However long a client was silent, one that has more connections gives way."""
     crowd = [Given("b", 20 - number, answering=True) for number in range(9)]
     assert given(Given("a", 99), *crowd, most=4, monkeypatch=monkeypatch) == [1, 2, 3, 4, 5, 6]
+
+
+def test_many_who_are_alone_take_nothing_from_who_had_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scraper stays, idle or answered, wherever it stands among connections that all come from somewhere else."""
+    alone = [Given(f"{number}", 5 - number) for number in range(5)]
+    scraper = Given("a", 99, proven=True)
+    assert given(scraper, *alone, most=3, monkeypatch=monkeypatch) == [1, 2, 3]
+    assert given(*alone[:2], scraper, *alone[2:], most=3, monkeypatch=monkeypatch) == [0, 1, 3]
+    asking = [Given(f"{number}", 5 - number, answering=True) for number in range(5)]
+    assert given(scraper, *asking, most=1, monkeypatch=monkeypatch) == [1, 2, 3, 4, 5]
+    answered = Given("a", 99, answering=True, proven=True)
+    assert given(answered, *asking, most=1, monkeypatch=monkeypatch) == [1, 2, 3, 4, 5]
+
+
+def test_of_many_who_are_alone_one_that_asks_for_nothing_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As within a crowd: sooner one that asks for nothing, and of these the one that was silent longest."""
+    all_ = [Given("a", 9, answering=True), Given("b", 5), Given("c", 7), Given("d", 0)]
+    assert given(*all_, most=3, monkeypatch=monkeypatch) == [2]
+    assert given(*all_, most=1, monkeypatch=monkeypatch) == [1, 2, 3]
 
 
 def test_answers_that_are_not_taken_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
