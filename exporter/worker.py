@@ -7,7 +7,6 @@ down the channel from the supervisor; when that ends, so does it.
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -219,12 +218,14 @@ class Worker:
             reader.close()
 
     async def _serve(self) -> None:
-        """Serves clients: where and how, as the supervisor's messages come, one after the other."""
+        """Serves clients: where and how, as the supervisor's messages come, one after the other. Raises OSError where
+        they can't be served as is wanted: the worker ends then, rather than serve a new address in the former way."""
         admitting = False
         while True:
             change = await self._changes.get()
             if isinstance(change, Web):
-                self._use(change, admitting)
+                self._server.use(change.settings)
+                self._health.web_successful, self._health.web_read_at = change.successful, change.read_at
                 if admitting:
                     continue
                 admitting = True
@@ -232,17 +233,6 @@ class Worker:
                 self._listening = change
             if admitting:
                 await self._server.serve(self._listening)
-
-    def _use(self, web: Web, admitting: bool) -> None:
-        """Has clients find what they are to find from now on. Raises OSError where it can't, and nothing was before."""
-        try:
-            self._server.use(web.settings)
-        except OSError as error:
-            if not admitting:
-                raise
-            log.error("web config cannot be applied, the former goes on", extra={"reason": str(error)})
-            web = dataclasses.replace(web, successful=False, read_at=self._health.web_read_at)
-        self._health.web_successful, self._health.web_read_at = web.successful, web.read_at
 
     def _read(self) -> None:
         began = time.monotonic()
