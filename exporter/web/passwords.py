@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Passwords against their bcrypt hashes.
 
-A check takes tens of milliseconds of a processor, on purpose: checks are made one after the other, in a thread that
-gives way to all else, and clients take turns, so that nobody who tries many waits longer for anybody but for himself.
+A check takes tens of milliseconds of a processor, on purpose: checks are made one after the other, in a thread
+beside the loop, and clients take turns, so that nobody who tries many waits longer for anybody but for himself.
 What was right once is known from then on, by a hash with a key that only this process has.
 """
 
 import asyncio
-import contextlib
 import hashlib
-import os
 import secrets
-import threading
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +16,6 @@ from dataclasses import dataclass
 
 MAX_KNOWN = 128  # passwords that were right
 _MOST_BYTES = 72  # of a password, that bcrypt looks at
-_NICE = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Passwords:
         self._known: dict[bytes, None] = {}  # the last one used is the last
         self._waiting: dict[bytes, deque[_Question]] = {}  # by client; the first is the next
         self._checking: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "bcrypt", _give_way)  # starts with the first check
+        self._thread = ThreadPoolExecutor(1, "bcrypt")  # starts with the first check
 
     def use(self, users: Iterable[tuple[str, str]]) -> None:
         """These are the users from now on, by name and hash; with none, everybody comes in."""
@@ -111,8 +107,3 @@ class Passwords:
         self._known[known] = None
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
-
-
-def _give_way() -> None:
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
