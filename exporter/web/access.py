@@ -28,12 +28,13 @@ class Access:
 
     def use(self, settings: Settings) -> None:
         """These are the settings from now on. Raises OSError (ssl.SSLError), and changes nothing, if they are wrong."""
+        context, bucket = self.context, self._bucket
         if settings.tls != self.settings.tls:
-            self.context = tls.context(settings.tls) if settings.tls is not None else None
+            context = tls.context(settings.tls) if settings.tls is not None else None
         if settings.rate_limit != self.settings.rate_limit:
-            self._bucket = _Bucket(settings.rate_limit) if settings.rate_limit is not None else None
-        self._passwords.use(settings.users)
-        self.settings = settings
+            bucket = _Bucket(settings.rate_limit) if settings.rate_limit is not None else None
+        self._passwords.use(settings.users)  # the last that can fail, and changes nothing then
+        self.context, self._bucket, self.settings = context, bucket, settings
 
     def admits(self, names: list[tuple[str, str]]) -> bool:
         """Whether a client whose certificate has these subject alternative names may speak."""

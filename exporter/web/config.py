@@ -7,7 +7,6 @@ meant: TLS without a certificate, passwords without users, clients whose certifi
 Imports PyYAML and jsonschema: only short-lived processes import this module. They are root's, and read the keys.
 """
 
-import importlib.util
 import re
 import ssl
 import stat
@@ -17,7 +16,7 @@ from typing import Any
 
 from exporter import document
 from exporter.document import Document
-from exporter.errors import ConfigError, Problem
+from exporter.errors import ConfigError, Problem, one_line
 from exporter.web import tls
 from exporter.web.files import Read, Signature, signature
 from exporter.web.settings import IF_GIVEN, NO_CERTIFICATE, REQUIRED, TLS, RateLimit, Settings
@@ -25,6 +24,7 @@ from exporter.web.settings import IF_GIVEN, NO_CERTIFICATE, REQUIRED, TLS, RateL
 _FILE = {"type": "string", "minLength": 1, "description": "a file's name"}
 _DURATION = r"0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+"
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_HASH = b"$2b$04$JvDDb5fDSFf2t.84X.BkhOaAxqNq7n51g8GSJFHzLfsW/.tCLioH."  # of b"password"
 _MAX_BYTES = 1 << 20  # of a certificate, a key, a CA
 
 _VERSION = {"enum": list(tls.VERSIONS), "description": "TLS12 or TLS13: those before are broken (RFC 8996)"}
@@ -138,7 +138,11 @@ SCHEMA: dict[str, Any] = {
         },
     },
     "$defs": {
-        "header": {"type": "string", "pattern": r"^[\x20-\x7e]*$(?!\n)", "description": "a header's value, in ASCII"}
+        "header": {
+            "type": "string",
+            "pattern": r"^([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?$(?!\n)",
+            "description": "a header's value, in ASCII, without blanks around it",
+        }
     },
 }
 
@@ -173,8 +177,8 @@ class _Reader:
         if self.problems:
             raise ConfigError([])
         value: dict[str, Any] = found.value
-        if "basic_auth_users" in value and importlib.util.find_spec("bcrypt") is None:
-            self.problems.append(found.problem(("basic_auth_users",), "wants the package python3-bcrypt"))
+        if "basic_auth_users" in value and (fault := _fault_of_bcrypt()):
+            self.problems.append(found.problem(("basic_auth_users",), fault))
         http = value.get("http_server_config", {})
         if http.get("http2"):
             self.remarks.append(f"{self.path}: http2: clients are offered HTTP/1.1 alone")
@@ -264,6 +268,19 @@ _FAULTS = {
     "NO_CERTIFICATE_ASSIGNED": ("key", "is not the key of the certificate"),  # not even of its kind
     "EE_KEY_TOO_SMALL": ("cert", "has too small a key"),
 }
+
+
+def _fault_of_bcrypt() -> str:
+    """Has bcrypt check a password, of the least cost. Returns what is wrong with it; "" where it works."""
+    try:
+        import bcrypt
+
+        works = bcrypt.checkpw(b"password", _HASH)
+    except ModuleNotFoundError:
+        return "wants the package python3-bcrypt"
+    except Exception as error:  # noqa: BLE001 - whatever a library that is broken raises
+        return f"wants a python3-bcrypt that works: {one_line(str(error))}"
+    return "" if works else "wants a python3-bcrypt that works: a right password is wrong to it"
 
 
 def _holds_certificates(pem: str) -> bool:

@@ -42,11 +42,12 @@ class Passwords:
 
     def use(self, users: Iterable[tuple[str, str]]) -> None:
         """These are the users from now on, by name and hash; with none, everybody comes in."""
-        self._hashes = {name.encode(): hashed.encode() for name, hashed in users}
-        if self._hashes:
+        hashes = {name.encode(): hashed.encode() for name, hashed in users}
+        if hashes:
             import bcrypt  # a megabyte, only where it is wanted
 
             self._checkpw = bcrypt.checkpw
+        self._hashes = hashes
 
     @property
     def wanted(self) -> bool:

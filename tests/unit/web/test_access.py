@@ -3,6 +3,7 @@
 
 import asyncio
 import base64
+import sys
 import time
 from http import HTTPStatus
 
@@ -149,6 +150,22 @@ def test_allowed_names(names: list[tuple[str, str]], admitted: bool, pair: Pair)
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Authority(tmp_path_factory.mktemp("certificates")).issue("server")
+
+
+def test_users_that_cannot_be_checked_change_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bcrypt TLS, the limit and the users are what they were."""
+
+    async def main() -> tuple[bool, int | None]:
+        found = Access()
+        found.use(Settings())
+        monkeypatch.setitem(sys.modules, "bcrypt", None)
+        settings = TLS(pair.certificate.read_bytes(), pair.key.read_bytes())
+        with pytest.raises(ImportError):
+            found.use(Settings(tls=settings, users=USERS, rate_limit=RateLimit(3600, 1)))
+        answers = [await found.refusal({}, b"") for _ in range(2)]
+        return found.context is None and found.settings == Settings(), sum(one is not None for one in answers)
+
+    assert asyncio.run(main()) == (True, 0)
 
 
 def test_settings_that_are_wrong_change_nothing(pair: Pair) -> None:

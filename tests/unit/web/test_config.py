@@ -2,7 +2,9 @@
 """web/config.py: what a web config may say, and what is told of one that is wrong."""
 
 import os
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -288,8 +290,31 @@ def test_no_secret_is_told(folder: Path, text: str) -> None:
 
 def test_without_bcrypt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Users without the library that checks them are an error that names the package."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
     assert told(folder, f"basic_auth_users: {{a: {HASH}}}") == "1: basic_auth_users: wants the package python3-bcrypt"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(False, "a right password is wrong to it"), (OSError("no\nway"), r"no\nway")]
+)
+def test_with_a_bcrypt_that_is_broken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, answer: object, reason: str
+) -> None:
+    """It is tried before it is served: what it can't do is told by its line, and not to clients."""
+    monkeypatch.setattr("bcrypt.checkpw", Mock(side_effect=[answer]))
+    expected = f"1: basic_auth_users: wants a python3-bcrypt that works: {reason}"
+    assert told(folder, f"basic_auth_users: {{a: {HASH}}}") == expected
+
+
+@pytest.mark.parametrize("value", ["' x'", "'x '", "' '", r'"\tx"', r'"x\n"'])
+def test_blanks_around_a_header(folder: Path, value: str) -> None:
+    """They are refused: no answer could be sent with them. Those within stay."""
+    text = f"http_server_config: {{headers: {{X-XSS-Protection: {value}}}}}"
+    assert told(folder, text).startswith("1: http_server_config.headers.X-XSS-Protection: expected a header's value")
+    found = good(
+        folder, "http_server_config: {headers: {X-XSS-Protection: '1; mode=block', Strict-Transport-Security: x}}"
+    )
+    assert found.headers == (("X-XSS-Protection", "1; mode=block"), ("Strict-Transport-Security", "x"))
 
 
 def test_the_files_that_were_read(folder: Path) -> None:
