@@ -99,7 +99,10 @@ class Client:
 
     def series(self, probe: str) -> Series:
         """Returns a probe's series. Raises Unanswered, and of that NoProbe."""
-        path = f"/probes/{urllib.parse.quote(probe, safe='')}"
+        try:
+            path = f"/probes/{urllib.parse.quote(probe, safe='')}"
+        except UnicodeEncodeError:
+            raise Unanswered(f"no probe can have the name {probe!r}: it is no text") from None
         try:
             return answers.series(self._get(path))
         except ValueError as error:

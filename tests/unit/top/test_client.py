@@ -92,6 +92,13 @@ def test_what_the_worker_serves_is_understood() -> None:
     assert answers.series(json.loads(b"".join(served.series(health, "p")))).metrics == ()
 
 
+def test_a_name_that_is_no_text(exporter: Exporter, url: str, asking: Asking) -> None:
+    """A lone surrogate, from a command line's byte or out of JSON, is told; nobody is asked."""
+    with pytest.raises(Unanswered, match=r"^no probe can have the name '\\udcff': it is no text$"):
+        asking(url).series("\udcff")
+    assert exporter.asked == []
+
+
 def test_a_connection_that_has_ended(exporter: Exporter, url: str, asking: Asking) -> None:
     """It is made again, and nobody is told."""
     exporter.once = True
