@@ -89,8 +89,9 @@ class Secure:
     async def end(self) -> None:
         with contextlib.suppress(ssl.SSLError):  # the client has not said its end: nothing depends on it
             self._object.unwrap()
-        await self._flush()
-        await self._below.end()
+        async with asyncio.timeout(LINGER_SECONDS):  # also for a client that takes nothing any more
+            await self._flush()
+            await self._below.end()
 
     async def _until_done(self, step: Callable[[], T]) -> T:
         """Returns what a step gives once the client has sent all that it wants."""
