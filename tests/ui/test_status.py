@@ -388,6 +388,15 @@ HIDE = """(Object.defineProperty(document, "hidden", { value: %s, configurable: 
     document.dispatchEvent(new Event("visibilitychange")))"""
 
 
+def test_an_address_asks_for_probes_alone(browser: Browser) -> None:
+    """What stands behind the # and is no probe's name is asked for nowhere."""
+    with Host(HOSTILE_PROBE, hostile) as host:
+        browser.open(f"{host.url}#../metrics")
+        browser.when("live.textContent.startsWith('Live')")
+        asked = browser.value("performance.getEntriesByType('resource').map(({ name }) => new URL(name).pathname)")
+        assert set(asked) == {"/probes"}
+
+
 def test_who_does_not_look_does_not_ask(browser: Browser) -> None:
     """A page that is paused, or behind another one, asks no more until it is looked at again."""
     with Host(HOSTILE_PROBE, hostile) as host:
