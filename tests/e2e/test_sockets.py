@@ -16,6 +16,7 @@ import pytest
 
 from tests import malformed
 from tests.kernel.daemon import Daemon, free_port
+from tests.kernel.test_daemon import COUNT_NOTHING, pair
 
 PROBES: dict[str, object] = {"file_opens": {}}
 REQUESTS = 10_000
@@ -177,15 +178,21 @@ def test_no_pages_for_debugging(daemon: Daemon, path: str) -> None:
     connection.close()
 
 
-def test_not_ready_is_503() -> None:
+def test_not_ready_is_503(tmp_path: Path) -> None:
     """While a probe starts /-/ready is 503, and the page is there already."""
-    daemon = Daemon(PROBES)
+    waits = tmp_path / "waits.h"
+    os.mkfifo(waits)  # the compiler waits for what is in it
+    pair(tmp_path / "probes", "waits", f'#include "{waits}"\n{COUNT_NOTHING}')
+    daemon = Daemon({**PROBES, "waits": {}}, tmp_path / "probes")
     seen: set[int] = set()
 
     def ask() -> None:
         while 200 not in seen:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 seen.add(daemon.get("/-/ready")[0].status)
+                if 200 not in seen:
+                    assert daemon.get("/metrics")[0].status == 200
+                    os.close(os.open(waits, os.O_WRONLY | os.O_NONBLOCK))  # each pass of the compiler reads it
 
     asking = threading.Thread(target=ask)
     asking.start()
