@@ -194,7 +194,10 @@ static __always_inline u64 rules_bits(u64 word)
 /* the number of the lowest bit that is set */
 static __always_inline u64 rules_lowest(u64 word)
 {
-    return rules_bits((word & -word) - 1);
+    u64 lowest = word & -word;
+
+    asm volatile("" : "+r"(lowest)); /* else newer LLVMs make it a table in .rodata, which BCC does not load */
+    return rules_bits(lowest - 1);
 }
 
 /* the place of the first rule of a word that decides, of those that are here, where there is one; keeps those ahead */
