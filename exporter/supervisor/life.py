@@ -210,7 +210,8 @@ class Life:
         if not changed:
             return
         if self.held is None:
-            self.hurry()
+            if self.status.state != "disabled":  # what costs too much does so with other files as well
+                self.hurry()
             return
         self._stale = {name for name in self._stale | changed if self._files[name]}
         for name in changed & self._stale:

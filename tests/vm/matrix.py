@@ -113,8 +113,14 @@ class _Failed(Exception):
 
 
 def run(cells: list[Cell], checkout: Path, logs: Path, jobs: int) -> Iterator[Outcome]:
-    """Yields what became of each cell, as they end; so many run at once. A folder has what was said, a file a cell."""
+    """Yields what became of each cell, as they end; so many run at once.
+
+    logs is a folder, and has what was said, a file a cell. Those that a run before found good there are not run again.
+    """
     logs.mkdir(parents=True, exist_ok=True)
+    before = {cell: outcome for cell in cells if (outcome := _before(cell, logs)) and outcome.good}
+    yield from before.values()
+    cells = [cell for cell in cells if cell not in before]
     for name in dict.fromkeys(cell.image for cell in cells):  # one after the other: they would share the network
         built(IMAGES[name])
     pool = ProcessPoolExecutor(jobs, initializer=_die_with_parent)
@@ -123,6 +129,13 @@ def run(cells: list[Cell], checkout: Path, logs: Path, jobs: int) -> Iterator[Ou
             yield future.result()
     finally:  # who ends the run wants no further cell
         pool.shutdown(cancel_futures=True)
+
+
+def _before(cell: Cell, logs: Path) -> Outcome | None:
+    try:
+        return Outcome(**json.loads((logs / f"{cell.name}.json").read_text()))
+    except (OSError, ValueError):  # it has not been run, or not to its end
+        return None
 
 
 def _die_with_parent() -> None:
