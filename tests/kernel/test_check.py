@@ -44,6 +44,7 @@ def test_a_field_of_the_event(folder: Path) -> None:
     assert "probes.p.metrics.ebpf_p_total.labels.l: args.filname: sched_process_exec has filename, pid, old_pid" in err
 
 
+@pytest.mark.matrix
 def test_a_member_of_a_kernel_structure(folder: Path) -> None:
     """The same for what the arguments of functions point to."""
     hook = "fexit:vfs_read"

@@ -61,6 +61,7 @@ def terminal(*command: str) -> Iterator[Terminal]:
         os.close(master)
 
 
+@pytest.mark.matrix
 def test_typed_commands_are_counted_by_first_word() -> None:
     """41 commands typed into an interactive bash are counted by first word: no argument, value or secret is shown."""
     lines = (
@@ -137,6 +138,7 @@ def test_readline_is_found_in_the_library_where_bash_has_none(tmp_path: Path) ->
     assert after == {"library-made": 13}
 
 
+@pytest.mark.matrix
 def test_executed_programs_are_counted_by_user_and_name(tmp_path: Path) -> None:
     """13 programs of root's and 7 of nobody's; an exec that fails is none."""
     program = tmp_path / "counted-program-with-a-long-name"

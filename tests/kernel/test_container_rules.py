@@ -127,6 +127,7 @@ def test_headers_with_tags_and_in_pieces(way: Sequence[str]) -> None:
         assert met(daemon, "mail", direction="ingress") == 13
 
 
+@pytest.mark.matrix
 def test_extension_headers_in_pieces(way: Sequence[str]) -> None:
     """Rules find the ports of a frame of which the IPv6 header lies in one piece, and the headers behind it do not."""
     rules = [{"name": "mail", "action": "drop", "protocol": "udp", "destination_port": 25}]

@@ -44,6 +44,7 @@ def loaded_programs() -> set[int]:
     return {int(program["id"]) for program in json.loads(out)}
 
 
+@pytest.mark.matrix
 def test_the_worker_has_no_privileges_while_counters_move(tmp_path: Path, workload: Workload) -> None:
     """Uid not 0, no capability in any set, no new privileges, a filter of system calls: and the counts go on."""
     (tmp_path / "file").touch()
@@ -311,6 +312,7 @@ def test_a_port_that_is_taken_is_said() -> None:
     assert loaded_programs() <= before
 
 
+@pytest.mark.matrix
 def test_a_missing_capability_is_named(tmp_path: Path) -> None:
     """Not root: one line that names what is missing, exit 1."""
     # a copy that everybody may read, wherever the checkout is

@@ -32,6 +32,7 @@ def assert_monotonic(pages: list[Samples]) -> None:
                 assert later[key] >= value, key
 
 
+@pytest.mark.matrix
 def test_not_one_event_is_lost_under_load(workload_binary: Path) -> None:
     """1,000,003 events of four processes at the highest rate, with scrapes all the while: all are counted."""
     shares = [EVENTS // 4 + (number < EVENTS % 4) for number in range(4)]

@@ -293,6 +293,7 @@ def test_the_next_hook_where_one_is_not_here(programs: Seen) -> None:
     assert "this kernel has no tracepoint:syscalls:sys_enter_no_such_call" in status["tried"][0]["reason"]
 
 
+@pytest.mark.matrix
 def test_tracepoints(system_calls: Seen) -> None:
     """Arguments of a system call have the sign of their C type, whatever is above their 32 bits."""
     _, samples = system_calls
@@ -301,6 +302,7 @@ def test_tracepoints(system_calls: Seen) -> None:
     assert found(samples, "ebpf_both_total", "pid", "ret") == {("-2147483647", ESRCH): 103}
 
 
+@pytest.mark.matrix
 def test_raw_tracepoints(system_calls: Seen) -> None:
     """Their arguments by number, in the types that the kernel's BTF has."""
     _, samples = system_calls
@@ -351,6 +353,7 @@ def test_hardware_events_or_why_not(processors: Seen) -> None:
         )
 
 
+@pytest.mark.matrix
 def test_what_cannot_be_attached_is_told(binary: Path, go: Path) -> None:
     """Each with its reason and the names that are near; and a return probe on a Go program, for it would crash."""
     none = {"ebpf_{}_total": counter()}

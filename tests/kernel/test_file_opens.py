@@ -11,6 +11,7 @@ from tests.kernel.daemon import Daemon, by, count
 TOTAL = "ebpf_file_opens_total"
 
 
+@pytest.mark.matrix
 def test_opens_are_counted_by_result(tmp_path: Path, workload: Workload) -> None:
     """23 opens by four system calls, of which 7 fail, read as 16 ok and the errors by name."""
     (tmp_path / "file").touch()
@@ -53,6 +54,7 @@ def test_labels_left_out_are_not_on_the_page_and_sums_hold(tmp_path: Path, workl
     assert count(after, TOTAL, result="EISDIR") - count(before, TOTAL, result="EISDIR") == 2
 
 
+@pytest.mark.matrix
 def test_more_names_than_the_kernel_map_holds_are_counted_to_the_last_one(tmp_path: Path, workload: Workload) -> None:
     """20,011 process names against maps of 10,240 and a budget of 100 series: no event is lost."""
     file = tmp_path / "file"

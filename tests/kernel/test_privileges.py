@@ -81,6 +81,7 @@ def test_every_capability_of_the_unit_is_taken_away_here() -> None:
     assert unit_capabilities() == taken | {"setpcap"}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("taken", NEEDED_BY_PROBES)
 def test_a_probe_fails_for_want_of_a_capability(taken: tuple[str, ...], closed: Path) -> None:
     """It says which, or what it can't read; all other probes run."""
@@ -121,6 +122,7 @@ def test_without_some_nothing_runs_and_one_line_says_so(taken: tuple[str, ...], 
     assert refused == [1, 0]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("taken", "empty"), [((), True), (("setpcap",), False)])
 def test_the_worker_can_gain_no_capability_by_any_program(taken: tuple[str, ...], empty: bool) -> None:
     """Its bounding set is empty, which CAP_SETPCAP is for."""

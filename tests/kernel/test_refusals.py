@@ -75,6 +75,7 @@ def test_without_perf_events_probes_fail_with_the_reason() -> None:
     assert (execs["state"], execs["mechanism"]) == ("running", "rawtracepoint")
 
 
+@pytest.mark.matrix
 def test_execs_are_counted_where_tracefs_shows_nothing() -> None:
     """As on a kernel that is locked down: by the raw tracepoint, which needs no tracefs, and it says why not better."""
     with Daemon({"process_execs": {}}, prefix=["unshare", "--mount", "sh", "-c", WITHOUT_TRACEFS, "sh"]) as daemon:

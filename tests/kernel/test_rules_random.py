@@ -30,6 +30,7 @@ def some_cidrs(chance: Random, version: int, count: int) -> set[ipaddress.IPv4Ne
     return found
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("version", [pytest.param(4, marks=pytest.mark.matrix), 6])
 def test_ten_thousand_networks(tmp_path: Path, version: int) -> None:
     """Of 10,000 networks, a packet's source is in one where ipaddress says so: at random, and at their edges."""

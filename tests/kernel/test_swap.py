@@ -51,6 +51,7 @@ def total(counted: int) -> int:
     return int.from_bytes(libbpf.map_lookup(counted, bytes(4), 8), "little")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("way", ["xdp native", "xdp generic", "tc tcx", "tc clsact"])
 def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of frames that are sent one after the other, and that both of two programs drop, every one is dropped, and
@@ -111,6 +112,7 @@ def test_no_packet_gets_through_while_programs_are_swapped(way: str, monkeypatch
         os.close(fd)
 
 
+@pytest.mark.matrix
 def test_rules_are_placed_before_programs_are_swapped() -> None:
     """What takes over has its rules for each container in the kernel as soon as its programs are on the interfaces."""
     rules = (Rule("one", "drop", number=1, containers=("a*",)), Rule("two", "drop", number=2, direction=EGRESS))

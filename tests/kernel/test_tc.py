@@ -83,6 +83,7 @@ def hooks(daemon: Daemon, name: str = "frames") -> list[str]:
     return sorted(hook for _, hook in daemon.status(name)["attachments"])
 
 
+@pytest.mark.matrix
 def test_a_probe_of_ones_own_counts_both_directions(folder: Path, way: Sequence[str]) -> None:
     """29 frames in and 43 out are so many on the page, and none is lost on the way."""
     mode = "clsact" if way else "tcx"
@@ -162,6 +163,7 @@ def test_others_on_tcx_run_too(folder: Path) -> None:
             os.close(fd)
 
 
+@pytest.mark.matrix
 def test_others_on_clsact_are_left_as_they_are(folder: Path, way: Sequence[str]) -> None:
     """A clsact of another's and the filters on it are the same before, while and after, and go on having packets."""
     statistics = libbpf.enable_statistics()

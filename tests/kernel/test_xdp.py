@@ -235,6 +235,7 @@ def test_an_index_that_came_back_as_another_interface() -> None:
         assert count(daemon.samples(), PACKETS, interface="ebpf-t5") == 7
 
 
+@pytest.mark.matrix
 def test_a_program_of_somebody_else_is_left_where_it_is() -> None:
     """XDP of another's on the interface is never replaced: the probe is degraded, and takes over once that is gone."""
     pass_all = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
@@ -251,6 +252,7 @@ def test_a_program_of_somebody_else_is_left_where_it_is() -> None:
             daemon.wait_for(lambda: daemon.status("xdp")["state"] == "running", "taken over")
 
 
+@pytest.mark.matrix
 def test_an_interface_without_ethernet() -> None:
     """A tunnel's packets have no Ethernet header to read: the probe is not on it, and says why."""
     ip("tuntap", "add", "dev", "ebpf-t-tun", "mode", "tun")
