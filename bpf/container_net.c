@@ -4,11 +4,9 @@
  *
  * Hooks: TC at the ingress and the egress of the host's end of a container's pair of interfaces: what is ingress
  *   there, the container sent. Directions are named as the container sees them.
- * Cost: one map update for each packet, and one for each rule that it meets.
- * Limits: a packet is what the kernel handles as one, as for the interface's own counters: with segmentation offload up
- *   to 64 KB. Bytes are a frame's, with its VLAN tag wherever the kernel keeps that; an interface does not count a tag
- *   that is kept beside the frame. What goes from veth to veth without the host (bpf_redirect_peer), or is dropped ahead
- *   of TC, is not seen. Those of lib/packet.h and lib/rules.h.
+ * Bytes are a frame's, with its VLAN tag wherever the kernel keeps that; an interface does not count a tag that is kept
+ *   beside the frame.
+ * What it costs and does not see is in its YAML.
  */
 
 #if RULES_WORDS

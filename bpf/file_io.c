@@ -4,12 +4,7 @@
  *
  * Hooks: the exits of vfs_read, vfs_write, vfs_readv and vfs_writev (fexit), else their entries and returns (kprobe,
  *        kretprobe), else the system calls that end there, with the file found in the task's table of descriptors.
- * Cost: one map update for each call. For the latency, and by kprobes, two more, which remember the entry.
- * Limits: what passes by these calls is not seen: mmap, sendfile, splice, copy_file_range, io_uring, io_submit. By
- *         system calls, 32-bit programs on a 64-bit kernel are not seen, and a descriptor that another thread closes
- *         and opens anew in mid-call is counted under the new file's name.
- *
- * Counted is what a call returned, not what it was asked for; a call that fails counts for nothing.
+ * What it costs and does not see is in its YAML.
  */
 
 #define READ(pointer)                                                                \

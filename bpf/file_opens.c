@@ -3,9 +3,7 @@
  * Files opened, by process and result.
  *
  * Hooks: the exits of the system calls that open a file; with the label file their entries too.
- * Cost: one map update for each open; with the label file two more, for the path's address.
- * Limits: the path is read when the call returns, as then its page is sure to be in memory; a path longer than the
- *         label is cut.
+ * What it costs and does not see is in its YAML.
  */
 
 /* the fields that all sys_enter_… and all sys_exit_… tracepoints begin with */

@@ -4,7 +4,7 @@
  *
  * Hook: sched_process_exec, which the kernel passes once a new program has taken the process over: a failed execve
  *       is not counted, and comm is the new program's. user is who ran it, also where it is set-uid.
- * Cost: one map update for each exec.
+ * What it costs and does not see is in its YAML.
  */
 
 int on_exec(void *args)

@@ -3,12 +3,10 @@
  * Commands typed into an interactive bash, by user and first word.
  *
  * Hooks: the entry and the return of readline(), in bash or in the library; read_builtin(), bash's `read`.
- * Cost: a few breakpoints for each line typed.
- * Limits: only the first word leaves the kernel. It ends at a blank, at a quote, a $, and what ends a command
- *         (;|&<>()`), and after the = of an assignment: what follows may be a secret. What `read -e` reads, and the
- *         further lines of a command or of a here-document, which have the prompt "> ", are no commands; with another
- *         PS2 they are taken for some. Empty lines are none either. A word of over 63 bytes is cut.
- *         Of a line of which nothing is known, as over THREADS threads read lines, the word reads (other).
+ * A word ends at a blank, at a quote, a $, and what ends a command (;|&<>()`), and after the = of an assignment. What
+ *   `read -e` reads, and the further lines of a command or of a here-document, which have the prompt "> ", are no
+ *   commands. Empty lines are none either.
+ * What it costs and does not see is in its YAML.
  * Loops are unrolled: kernels before 6.4 refuse one that the compiler enters in its middle ("back-edge").
  */
 

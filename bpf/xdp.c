@@ -3,8 +3,7 @@
  * Packets and bytes received, by interface, action and protocol; packets by rule.
  *
  * Hook: XDP, ahead of the network stack: in the driver where it can (native), else on the way to the stack (generic).
- * Cost: one map update for each packet, and one for each rule that it meets.
- * Limits: those of lib/packet.h and lib/rules.h.
+ * What it costs and does not see is in its YAML.
  */
 
 int on_packet(struct xdp_md *ctx)

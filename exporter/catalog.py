@@ -130,6 +130,8 @@ _SELFTEST = {
     "description": f"{_COMMAND['description']}; or {{command: […], terminal: what is typed}}",
 }
 
+_TEXT = {"type": "string", "minLength": 1, "description": "a sentence"}  # for people: the program does not read it
+
 
 def _label(form: dict[str, Any], key: str) -> dict[str, Any]:
     """A label: what it is, or that with whether it is there by default."""
@@ -137,7 +139,7 @@ def _label(form: dict[str, Any], key: str) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": [key],
-        "properties": {key: form, "default": {"type": "boolean"}},
+        "properties": {key: form, "default": {"type": "boolean"}, "help": _TEXT},
     }
     return {
         "anyOf": [*form.get("anyOf", [form]), described],
@@ -156,6 +158,13 @@ def _declaration(
         "required": ["attach", "metrics"],
         "properties": {
             "purpose": {"type": "string", "minLength": 1, "description": "a sentence: what this probe counts"},
+            "cost": _TEXT,
+            "limits": _TEXT,
+            "questions": {
+                "type": "object",
+                "additionalProperties": _TEXT,
+                "description": "questions that it answers, each with its PromQL",
+            },
             "attach": {
                 "anyOf": [*attach.get("anyOf", [attach]), {"type": "array", "items": attach, "minItems": 1}],
                 "description": f"{attach['description']}; or a list of such, tried in order",

@@ -57,7 +57,8 @@ def test_it_has_the_whole_program_and_all_probes(content: Path) -> None:
     assert (content / "usr/lib/sysusers.d/ebpf-exporter.conf").exists()
     assert (content / "usr/share/man/man8/ebpf-exporter.8.gz").exists()
     documents = {path.name.removesuffix(".gz") for path in (content / "usr/share/doc/ebpf-exporter").iterdir()}
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} | {"README.md", "copyright", "changelog"} == documents
+    expected = {path.name for path in (ROOT / "docs").glob("*.md")} | {"README.md", "copyright", "changelog", "probes"}
+    assert documents == expected
 
 
 def test_it_has_dashboards_and_rules(content: Path) -> None:

@@ -32,6 +32,7 @@ SERIES, MAX_SERIES, LIMIT = "ebpf_exporter_series", "ebpf_exporter_max_series", 
 GOOD = "ebpf_exporter_config_last_reload_successful"
 OF_PROBE = ("job", "instance", "probe")
 OF_METRIC = ("job", "instance", "metric")
+OF_SAMPLE = ("job", "instance")
 
 
 def zeros(metric: str) -> Expected:
@@ -51,6 +52,37 @@ def of_ones_own(most: int | None = None) -> Expected:
     def of(moment: Moment) -> Result:
         all_ = rates(RUNS, "probe")(moment).values
         return Result({key: value for key, value in all_.items() if dict(key)["probe"] not in SHIPPED}, most)
+
+    return of
+
+
+def positive(expected: Expected) -> Expected:
+    """Of counts or rates, those that are above 0."""
+
+    def of(moment: Moment) -> Result:
+        found = expected(moment)
+        return Result({key: value for key, value in found.values.items() if value[1] > 0}, found.most, found.wide)
+
+    return of
+
+
+def only(expected: Expected, label: str, *values: str) -> Expected:
+    """Those whose label has one of the values."""
+
+    def of(moment: Moment) -> Result:
+        found = expected(moment).values
+        return Result({key: value for key, value in found.items() if dict(key)[label] in values})
+
+    return of
+
+
+def increases(speeds: Expected) -> Expected:
+    """What increase() says: rates, times the seconds that they are of."""
+
+    def of(moment: Moment) -> Result:
+        found = speeds(moment)
+        scaled = {key: (low * moment.seconds, high * moment.seconds) for key, (low, high) in found.values.items()}
+        return Result(scaled, found.most, found.wide)
 
     return of
 
@@ -212,3 +244,48 @@ ALERTED: dict[str, list[dict[str, str]]] = {
     "EbpfReloadFailed": [],
     "EbpfXdpRuleSuddenlyDrops": [{"interface": "dash0", "rule": "seen"}, {"interface": "dash0", "rule": "flood"}],
 }
+
+# what probes' YAML asks -> what is the answer
+QUESTIONS: dict[str, dict[str, Expected]] = {
+    "file_io": {
+        "Which processes read and write most?": rates(BYTES, "comm", "op", most=SHOWN),
+        "Which files are written most?": rates(BYTES, "file", op="write", most=SHOWN),
+        "How large is a write, by process?": share(
+            rates(BYTES, "comm", op="write"), positive(rates(OPERATIONS, "comm", op="write"))
+        ),
+        "How long do 99 of 100 reads and writes take at most?": quantile(0.99, LATENCY),
+    },
+    "file_opens": {
+        "Which processes open most files?": rates(OPENS, "comm", most=SHOWN),
+        "Who looks for files that are not there?": rates(OPENS, "comm", result="ENOENT", most=SHOWN),
+        "Who is refused?": positive(only(rates(OPENS, "comm", "result"), "result", "EACCES", "EPERM")),
+        "Has a process run out of descriptors?": positive(
+            only(increases(rates(OPENS, *OF_SAMPLE, "comm", "result")), "result", "EMFILE", "ENFILE")
+        ),
+    },
+    "process_execs": {
+        "Which programs are executed most?": rates(EXECS, "comm", most=SHOWN),
+        "What does root execute?": increases(rates(EXECS, "comm", user="root", most=SHOWN)),
+        "Which programs are new in the last hour?": present(EXECS, "comm"),
+    },
+    "shell_commands": {
+        "What is typed most?": increases(rates(TYPED, "command", most=SHOWN)),
+        "Who works in a shell here?": positive(increases(rates(TYPED, "instance", "user"))),
+        "Where was sudo or su typed?": positive(
+            only(increases(rates(TYPED, "instance", "user", "command")), "command", "sudo", "su")
+        ),
+    },
+    "xdp": {
+        "How much does each interface receive?": rates(XDP_BYTES, "instance", "interface"),
+        "Of what is it made?": rates(XDP, "protocol"),
+        "Which rules drop or count?": positive(rates(XDP_RULES, "instance", "rule")),
+        "Which share is dropped?": share(rates(XDP, "instance", action="drop"), rates(XDP, "instance")),
+    },
+    "container_net": {
+        "Which containers send and receive most?": rates(BYTES_OF_CONTAINERS, "container", "direction", most=SHOWN),
+        "Whose packets are dropped?": positive(rates(OF_CONTAINERS, "container", "direction", action="drop")),
+        "By which rule?": positive(rates(RULES_OF_CONTAINERS, "container", "rule")),
+    },
+}
+# that the workload is no answer to
+UNANSWERED = {"Who is refused?", "Has a process run out of descriptors?", "Where was sudo or su typed?"}

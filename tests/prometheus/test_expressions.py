@@ -2,6 +2,7 @@
 """Every expression of dashboards and rules, by a real Prometheus that scrapes a real exporter while it is at work."""
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from exporter.probe import OTHER
+from tests.documents import ROOT
 from tests.kernel.conftest import Workload, built
 from tests.kernel.daemon import Daemon
 from tests.kernel.prometheus import Prometheus
 from tests.prometheus.dashboards import Query, queries
-from tests.prometheus.expected import ALERTED, PANELS, RECORDED
+from tests.prometheus.expected import ALERTED, PANELS, QUESTIONS, RECORDED, UNANSWERED
 from tests.prometheus.model import Moment, growth
 from tests.prometheus.rules import FILES, expression, rules
 from tests.prometheus.traffic import ASKS, FAULTS, FLOOD, PROBES, SIZE, Truth, traffic, write_probes
@@ -179,6 +182,21 @@ def test_other_is_beside_the_largest(played: Played) -> None:
     found = {dict(key)["size"]: value for key, value in played.moment(NODES[:1]).found(text).items()}
     assert found[OTHER] * played.seconds >= ASKS - 10
     assert 1 < len(found) <= 25 + 1
+
+
+QUERIES = {path.stem: yaml.safe_load(path.read_text())["questions"] for path in sorted((ROOT / "bpf").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize(
+    ("probe", "question"), [(probe, question) for probe, queries in QUERIES.items() for question in queries]
+)
+def test_question(played: Played, probe: str, question: str) -> None:
+    """The PromQL that a probe's page has for a question is its answer, over the time in which all was done."""
+    moment = played.moment(NODES)
+    text = re.sub(r"\[\w+\]", f"[{round(played.seconds * 1000)}ms]", QUERIES[probe][question])
+    found = moment.found(text)
+    assert found or question in UNANSWERED, text
+    QUESTIONS[probe][question](moment).check(found, text)
 
 
 @pytest.mark.parametrize("record", RECORDED)
