@@ -80,6 +80,11 @@ def test_disabled_while_it_is_attached_again(
     disable(life, monkeypatch)
     finish(selector)
     assert (life.status.state, life.up, life._stale) == ("disabled", False, set())
+    again_at = life._again_at
+    path.write_text("a third")
+    life._look_at_files_at = 0.0
+    life.tick()
+    assert (life._again_at, compilers.has(life._job)) == (again_at, False)  # whoever writes files has no say in it
     life._again_at = 0.0
     life.tick()  # from the start
     finish(selector)
