@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", "start the probes of a config and serve their metrics; SIGHUP has it read the config again"),
         ("check", "look for errors in a config and its probes, and compare them with this kernel; nothing is loaded"),
     ):
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     commands.choices["run"].add_argument(
         "--log-format", choices=("text", "json"), default="text", help="of the lines on stderr (default: %(default)s)"
