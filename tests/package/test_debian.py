@@ -74,6 +74,17 @@ def test_it_has_dashboards_and_rules(content: Path) -> None:
     assert files(share / "prometheus") == files(ROOT / "deploy" / "prometheus")
 
 
+def test_shells_find_its_completion(content: Path) -> None:
+    """Where each looks, by the command's name."""
+    for shell, place in (
+        ("bash", "bash-completion/completions/ebpf-exporter"),
+        ("zsh", "zsh/vendor-completions/_ebpf-exporter"),
+        ("fish", "fish/vendor_completions.d/ebpf-exporter.fish"),
+    ):
+        installed = content / "usr" / "share" / place
+        assert installed.read_text() == (ROOT / "deploy" / "completion" / shell / installed.name).read_text()
+
+
 def test_its_config_alone_is_a_conffile(package: Path) -> None:
     """So dpkg keeps what a user wrote there, and nothing else."""
     assert run("dpkg-deb", "-I", str(package), "conffiles") == "/etc/ebpf-exporter/config.yaml\n"

@@ -123,5 +123,6 @@ _NAMED = {
     "Home",
     "End",
     "C-c",
+    "C-u",
     "C-z",
 }
