@@ -50,7 +50,7 @@ SHIPPED = next(folder for folder in (_HERE / "bpf", _HERE.parent / "bpf") if fol
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "a list of labels and metrics"}
 _HOOK_NAME = {
     "type": "string",
-    "pattern": rf"^(({'|'.join(FAMILIES[:-1])}):[^\s\x00-\x1f\x7f]+|xdp)$(?!\n)",
+    "pattern": rf"^(({'|'.join(FAMILIES[:-1])}):[^\s\x00-\x1f\x7f-\x9f\ufeff]+|xdp)$(?!\n)",
     "description": f"a hook such as tracepoint:sched:sched_process_exec; families: {', '.join(FAMILIES)}",
 }
 _HOOK = {
@@ -60,7 +60,7 @@ _HOOK = {
             "type": "object",
             "additionalProperties": False,
             "required": ["hook"],
-            "properties": {"hook": _HOOK_NAME, "optional": {"type": "boolean"}},
+            "properties": {"hook": _HOOK_NAME, "optional": {"type": "boolean", "default": False}},
         },
     ],
     "description": _HOOK_NAME["description"] + "; or {hook: …, optional: true}",
@@ -86,9 +86,10 @@ _MECHANISM = {
     "additionalProperties": _PROGRAM,
     "description": "C functions with their hooks, such as {on_exec: tracepoint:sched:sched_process_exec}",
 }
+_KIND_NAME = {"type": "string"}  # kinds.parse says which
 _KIND = {
     "anyOf": [
-        {"type": "string"},
+        _KIND_NAME,
         {"type": "array", "items": {"type": "string", "pattern": r"^[a-z][a-z0-9_]*$(?!\n)"}, "minItems": 1},
     ],
     "description": f"a kind of label: {kinds.ALLOWED}",
@@ -110,8 +111,8 @@ _EVENT = {"anyOf": [_HOOK_NAME, _SPAN], "description": f"{_HOOK_NAME['descriptio
 _COMMAND = {
     "type": "array",
     "minItems": 1,
-    "prefixItems": [{"type": "string", "pattern": r"\A[^\0]+\Z", "description": "a program"}],
-    "items": {"type": "string", "pattern": r"\A[^\0]*\Z", "description": "a word"},
+    "prefixItems": [{"type": "string", "pattern": r"^[^\x00]+$(?!\n)", "description": "a program"}],
+    "items": {"type": "string", "pattern": r"^[^\x00]*$(?!\n)", "description": "a word"},
     "description": "a command as a list of words, such as [/bin/true]: no shell runs it",
 }
 _SELFTEST = {
@@ -139,7 +140,7 @@ def _label(form: dict[str, Any], key: str) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": [key],
-        "properties": {key: form, "default": {"type": "boolean"}, "help": _TEXT},
+        "properties": {key: form, "default": {"type": "boolean", "default": True}, "help": _TEXT},
     }
     return {
         "anyOf": [*form.get("anyOf", [form]), described],
@@ -187,9 +188,9 @@ def _declaration(
                     "properties": {
                         "type": {"enum": ["counter", "gauge", "histogram"]},
                         "help": {"type": "string", "minLength": 1, "description": "a sentence"},
-                        "default": {"type": "boolean", "description": "true or false"},
+                        "default": {"type": "boolean", "description": "true or false", "default": True},
                         "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a factor such as 1.0e-9"},
-                        "keep": {"enum": ["last", "max"]},
+                        "keep": {"enum": ["last", "max"], "default": "last"},
                         "exponents": {
                             "type": "array",
                             "items": {
@@ -227,6 +228,7 @@ def _declaration(
 
 _OPTIONS = {
     "type": "object",
+    "description": "options by their names, such as {all_files: {default: false, help: A sentence.}}",
     "propertyNames": NAME,
     "additionalProperties": {
         "type": "object",
@@ -234,11 +236,11 @@ _OPTIONS = {
         "required": ["default", "help"],
         "properties": {
             "default": {"type": ["boolean", "integer"], "description": "true, false or a number"},
-            "help": {"type": "string"},
+            "help": {"type": "string", "description": "a sentence"},
         },
     },
 }
-_SOURCE = {"type": "string", "pattern": r"\A[^\0]+\Z", "description": "a C file"}
+_SOURCE = {"type": "string", "pattern": r"^[^\x00]+$(?!\n)", "description": "a C file"}
 
 # a probe whose programs are C, and one whose programs are expressions
 _RULES = {"type": "string", "description": "the metric that counts packets by rule"}
@@ -249,6 +251,11 @@ _OF_C = {
     "mode": SETTINGS["mode"],
     "rules": _RULES,
 }
+# the parts of the forms that stand in several places, by names for a schema that refers to them
+PARTS: dict[str, dict[str, Any]] = {
+    "hook": _HOOK_NAME, "optional_hook": _HOOK, "hooks": _HOOKS, "program": _PROGRAM, "functions": _MECHANISM,
+    "span": _SPAN, "kind": _KIND_NAME, "expression": _EXPRESSION, "command": _COMMAND,
+}  # fmt: skip
 IN_C = _declaration(_MECHANISM, _label(_KIND, "kind"), _OF_C, {})
 IN_YAML = _declaration(_EVENT, _label(_EXPRESSION, "value"), {"where": _EXPRESSION}, {"value": _EXPRESSION})
 
@@ -593,6 +600,12 @@ _EVENTS = {"software": events.SOFTWARE, "hardware": events.HARDWARE}
 _AS = {"kretprobe": "kprobe", "uretprobe": "uprobe", "fexit": "fentry"}
 
 
+def form_of(family: str) -> str:
+    """Returns how a hook of a family is named: ``tracepoint:CATEGORY:EVENT``."""
+    like = _AS.get(family, family)
+    return _FORMS[like].replace(like, family, 1)
+
+
 def _hook_problems(probe: Probe, declared: Document) -> Iterator[Problem]:
     """What can be known of a hook's name without a kernel."""
     for mechanism in probe.mechanisms:
@@ -600,8 +613,8 @@ def _hook_problems(probe: Probe, declared: Document) -> Iterator[Problem]:
             for hook in program.hooks:
                 family = _AS.get(hook.family, hook.family)
                 if re.fullmatch(_TARGETS[family], hook.target) is None:
-                    form = _FORMS[family].replace(family, hook.family, 1)
-                    yield declared.problem(("attach",), f"{hook}: expected {form}; a probe names its hooks one by one")
+                    expected = f"expected {form_of(hook.family)}; a probe names its hooks one by one"
+                    yield declared.problem(("attach",), f"{hook}: {expected}")
                 elif (known := _EVENTS.get(hook.family)) and (name := hook.target.partition(":")[0]) not in known:
                     yield declared.problem(("attach",), f"{hook}: {one_of(name, list(known))}")
                 elif hook.family in ON_INTERFACES and not probe.source:

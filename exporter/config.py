@@ -9,9 +9,11 @@ from typing import Any
 from exporter import document
 from exporter.document import Document
 from exporter.errors import ConfigError, Problem
+from exporter.probe import CPU_PERCENT, Probe
 from exporter.rules import form
 
-# $(?!\n): to Python, unlike JSON schema, $ also matches ahead of a last newline
+# Editors have these forms as well (generate/schemas.py): a pattern is one that ECMAScript reads in the same way.
+# $(?!\n): to Python, unlike ECMAScript, $ also matches ahead of a last newline
 NAME = {
     "type": "string",
     "pattern": r"^[a-z][a-z0-9_]*$(?!\n)",
@@ -57,12 +59,14 @@ SETTINGS: dict[str, Any] = {
         "minimum": 1,
         "maximum": 10_000_000,
         "description": "a number of series from 1 to 10000000",
+        "default": Probe.max_series,
     },
     "max_cpu_percent": {
         "type": "number",
         "minimum": 0,
         "maximum": 100_000,
         "description": "a percentage of one core, such as 5; 0 for no limit",
+        "default": CPU_PERCENT,
     },
     "options": {
         "type": "object",
@@ -75,7 +79,7 @@ SETTINGS: dict[str, Any] = {
         "minItems": 1,
         "description": f"a list, each {_INTERFACE}",
     },
-    "mode": {"enum": ["auto", "native", "generic"]},
+    "mode": {"enum": ["auto", "native", "generic"], "default": Probe.mode},
     "rules": form.SCHEMA,
     **BPFTRACE,
 }
@@ -94,22 +98,30 @@ SCHEMA: dict[str, Any] = {
             "minItems": 1,
             "items": {
                 "type": "string",
-                "pattern": r"^(\[[0-9a-fA-F:.]+(%\w+)?\]|[A-Za-z0-9._-]*):[0-9]{1,5}$(?!\n)",
+                "pattern": r"^(\[[0-9a-fA-F:.]+(%[A-Za-z0-9_.-]+)?\]|[A-Za-z0-9._-]*):[0-9]{1,5}$(?!\n)",
                 "description": "HOST:PORT, such as localhost:9435, [::1]:9435 or :9435 for all addresses",
             },
             "description": "a list of addresses, such as [localhost:9435]",
+            "default": ["localhost:9435"],
         },
         "interval": {
             "type": "string",
             "pattern": r"^[1-9][0-9]{0,5}(ms|s|m)$(?!\n)",
             "description": "a duration such as 500ms, 5s or 1m",
+            "default": "5s",
         },
         "probe_folders": {
             "type": "array",
             "items": {"type": "string", "minLength": 1, "description": "a folder"},
             "description": "a list of folders",
+            "default": [],
         },
-        "web_config": {"type": ["string", "null"], "minLength": 1, "description": "a file, such as web.yml"},
+        "web_config": {
+            "type": ["string", "null"],
+            "minLength": 1,
+            "description": "a file, such as web.yml",
+            "default": None,
+        },
         "probes": {
             "type": "object",
             "minProperties": 1,
@@ -175,21 +187,22 @@ def load(path: Path) -> Config:
     if not isinstance(found.value, dict):
         raise ConfigError(problems)
 
-    def good(value: Any, key: str, schema: dict[str, Any], otherwise: Any) -> Any:
-        return value[key] if key in value and document.fits(value[key], schema) else otherwise
-
     top = SCHEMA["properties"]
+
+    def good(key: str) -> Any:
+        """What stands there, if it is of its form; else its default."""
+        value = found.value.get(key)
+        return value if key in found.value and document.fits(value, top[key]) else top[key]["default"]
+
     if document.fits(found.value.get("listen"), top["listen"]):
         problems.extend(_port_problems(found))
     probes = found.value.get("probes")
-    web_config = good(found.value, "web_config", top["web_config"], None)
+    web_config = good("web_config")
     return Config(
         document=found,
-        listen=tuple(dict.fromkeys(map(_address, good(found.value, "listen", top["listen"], ["localhost:9435"])))),
-        interval=_seconds(good(found.value, "interval", top["interval"], "5s")),
-        probe_folders=tuple(
-            path.parent / item for item in good(found.value, "probe_folders", top["probe_folders"], [])
-        ),
+        listen=tuple(dict.fromkeys(map(_address, good("listen")))),
+        interval=_seconds(good("interval")),
+        probe_folders=tuple(path.parent / item for item in good("probe_folders")),
         web_config=path.parent / web_config if web_config is not None else None,
         probes={
             name: _settings(

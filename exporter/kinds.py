@@ -174,7 +174,7 @@ TOLD = frozenset(_SETTLED)
 OF_CGROUPS = ("cgroup", "unit", "container")  # in the kernel they are one: the id of the running task's cgroup
 _CGROUP_ID = "{field} = bpf_get_current_cgroup_id();"
 
-_SIMPLE = {
+SIMPLE = {
     kind.name: kind
     for kind in (
         Kind("comm", "char[16]", 16, 1, False, "bpf_get_current_comm(&{field}, sizeof({field}));"),
@@ -197,7 +197,7 @@ _SIMPLE = {
     )
 }
 
-ALLOWED = f"{', '.join(_SIMPLE)}, string(N) with N up to {MAX_STRING}, or a list of names such as [read, write]"
+ALLOWED = f"{', '.join(SIMPLE)}, string(N) with N up to {MAX_STRING}, or a list of names such as [read, write]"
 
 
 def parse(name: str | Sequence[str]) -> Kind:
@@ -206,8 +206,8 @@ def parse(name: str | Sequence[str]) -> Kind:
     Raises ValueError, with what is allowed, for anything else.
     """
     if isinstance(name, str):
-        if name in _SIMPLE:
-            return _SIMPLE[name]
+        if name in SIMPLE:
+            return SIMPLE[name]
         match = re.fullmatch(r"string\((\d{1,3})\)", name)
         if match and 2 <= int(match[1]) <= MAX_STRING:
             size = int(match[1])

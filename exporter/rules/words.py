@@ -11,9 +11,12 @@ from exporter.rules.rule import TCP_FLAGS
 
 LONGEST = 65_534  # bytes of a packet: those that are longer are alike to the programs
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_NETWORK = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")
-_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+NETWORK = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?")
+RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+A_NAME = "a name of up to 63 letters, digits, _, . and -"
+A_NETWORK = "a network such as 192.0.2.0/24 or 2001:db8::/32, or an address"
+A_PORT = "a port from 0 to 65535 or a range such as 1000-2000"
 _PROTOCOLS = {name: number for number, name in PROTOCOLS.items()}
 
 
@@ -33,9 +36,9 @@ def shown(value: Any) -> str:
 
 def name(word: Any) -> str:
     """Returns the name of a rule: the value of a label."""
-    if isinstance(word, str) and _NAME.fullmatch(word):
+    if isinstance(word, str) and NAME.fullmatch(word):
         return word
-    raise Fault(f"expected a name of up to 63 letters, digits, _, . and -, found {shown(word)}")
+    raise Fault(f"expected {A_NAME}, found {shown(word)}")
 
 
 def choice(word: Any, *allowed: str) -> str:
@@ -47,8 +50,8 @@ def choice(word: Any, *allowed: str) -> str:
 
 def network(word: Any) -> bytes:
     """Returns a network, ``192.0.2.0/24``, or an address: the bytes of the address and one more, the prefix's bits."""
-    if not isinstance(word, str) or not _NETWORK.fullmatch(word):
-        raise Fault(f"expected a network such as 192.0.2.0/24 or 2001:db8::/32, or an address; found {shown(word)}")
+    if not isinstance(word, str) or not NETWORK.fullmatch(word):
+        raise Fault(f"expected {A_NETWORK}; found {shown(word)}")
     try:
         found = ipaddress.ip_interface(word)
     except ValueError as error:
@@ -74,12 +77,12 @@ def ports(word: Any) -> tuple[int, int]:
     first = last = -1
     if isinstance(word, int) and not isinstance(word, bool):
         first = last = word
-    elif isinstance(word, str) and (match := _RANGE.fullmatch(word)):
+    elif isinstance(word, str) and (match := RANGE.fullmatch(word)):
         first, last = int(match[1]), int(match[2])
         if first > last:
             raise Fault(f"{word}: the first port is above the last")
     if not 0 <= first <= last <= 65_535:
-        raise Fault(f"expected a port from 0 to 65535 or a range such as 1000-2000, found {shown(word)}")
+        raise Fault(f"expected {A_PORT}, found {shown(word)}")
     return first, last
 
 

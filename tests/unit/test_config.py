@@ -74,6 +74,7 @@ def test_folders_are_relative_to_the_config(write: Write, tmp_path: Path) -> Non
         ("[::1]:9435", ("::1", 9435)),
         ("[::]:80", ("::", 80)),
         ("[fe80::1%eth0]:1", ("fe80::1%eth0", 1)),
+        ("[fe80::1%eth0.5]:1", ("fe80::1%eth0.5", 1)),
         ("10.0.0.1:65535", ("10.0.0.1", 65535)),
         ("metrics.example.org:8080", ("metrics.example.org", 8080)),
     ],

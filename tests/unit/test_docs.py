@@ -67,7 +67,7 @@ def rows(head: str) -> str:
         ),
         ("word", ["args.A.B", "arg0", "arg5", "retval", "elapsed"]),
         ("function", script.FUNCTIONS),
-        ("kind", ["string(N)", "[read, write]", *kinds._SIMPLE]),
+        ("kind", ["string(N)", "[read, write]", *kinds.SIMPLE]),
     ],
 )
 def test_tables_are_whole(head: str, names: list[str]) -> None:

@@ -30,7 +30,7 @@ AGAIN = 50  # keys that come again, so that they take the places of others
 NAMED = 64  # numbers of each sort that have a name
 
 KINDS = (
-    *(kinds.parse(name) for name in kinds._SIMPLE if name != "rule"),
+    *(kinds.parse(name) for name in kinds.SIMPLE if name != "rule"),
     # the kernel has numbers of rules from those who gave them names
     dataclasses.replace(kinds.parse("rule"), values=tuple(f"{number}" for number in range(MAX_RULE_NAMES))),
     *(kinds.parse(f"string({size})") for size in (2, 3, 16, 64, kinds.MAX_STRING)),
