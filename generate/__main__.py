@@ -3,14 +3,14 @@
 
 from pathlib import Path
 
-from generate import completion, pages
+from generate import completion, pages, schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def texts() -> dict[str, str]:
     """Returns the texts of all files that are generated, by their paths below the project's folder."""
-    return {path: text for module in (completion, pages) for path, text in module.texts().items()}
+    return {path: text for module in (completion, pages, schemas) for path, text in module.texts().items()}
 
 
 def main() -> None:

@@ -42,11 +42,8 @@ def _page(probe: Probe, declared: Mapping[str, Any]) -> Iterator[str]:
         names = ", ".join(f"`{label.name}`" for label in metric.labels)
         yield f"| `{metric.name}` | {metric.type} | {_help(probe, metric)} | {names} |"
     yield "\n| label | what it shows |\n|---|---|"
-    labels: dict[str, Any] = {}  # as they are told where they come first
-    for metric in declared["metrics"].values():
-        labels = metric.get("labels", {}) | labels
-    for name, label in labels.items():
-        yield f"| `{name}` | {_meaning(label)}{'' if chosen[name] else '; where `labels` names it'} |"
+    for name, meaning in labels(declared).items():
+        yield f"| `{name}` | {meaning}{'' if chosen[name] else '; where `labels` names it'} |"
     if probe.options:
         yield "\n| option | default | |\n|---|---|---|"
         for name, default in probe.options:
@@ -61,6 +58,14 @@ def _page(probe: Probe, declared: Mapping[str, Any]) -> Iterator[str]:
     yield "These are its defaults. [config.yaml](../../config.yaml) tells what each setting means" + (
         "; rules on packets: [network.md](../network.md#rules-on-packets)." if probe.rule_metric else "."
     )
+
+
+def labels(declared: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what each label of a probe shows, by its name, as it is told where it comes first."""
+    found: dict[str, Any] = {}
+    for metric in declared["metrics"].values():
+        found = metric.get("labels", {}) | found
+    return {name: _meaning(label) for name, label in found.items()}
 
 
 def _paragraph(text: str) -> str:
