@@ -61,8 +61,8 @@ def test_it_has_the_whole_program_and_all_probes(content: Path) -> None:
     assert documents == expected
 
 
-def test_it_has_dashboards_and_rules(content: Path) -> None:
-    """Byte for byte, and not what the dashboards are made by."""
+def test_it_has_dashboards_rules_and_schemas(content: Path) -> None:
+    """Byte for byte, and not what the dashboards are made by; the config names a schema that is there."""
     share = content / "usr" / "share" / "ebpf-exporter"
 
     def files(folder: Path) -> dict[str, bytes]:
@@ -72,6 +72,10 @@ def test_it_has_dashboards_and_rules(content: Path) -> None:
     for name in ("dashboards", "provisioning"):
         assert files(share / "grafana" / name) == files(ROOT / "grafana" / name)
     assert files(share / "prometheus") == files(ROOT / "deploy" / "prometheus")
+    assert files(share / "editors") == files(ROOT / "deploy" / "editors")
+    named = re.findall(r"^# yaml-language-server: \$schema=/(.+)$", (ROOT / "config.yaml").read_text(), re.MULTILINE)
+    assert len(named) == 1
+    assert (content / named[0]).is_file()
 
 
 def test_shells_find_its_completion(content: Path) -> None:
