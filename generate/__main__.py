@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes all that is generated. Usage, in the folder above this one: python3 -m generate"""
+"""Writes all that is generated. Usage, in the folder above this one, with tests/requirements.txt installed:
+python -m generate"""
 
 from pathlib import Path
 
