@@ -2,11 +2,13 @@
 """What others have of it: its processes, what lies in its places, and what is set in the environment at its start."""
 
 import ctypes
+import json
 import os
 import re
 import signal
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.e2e.test_hostile import NOBODY, as_nobody, folder, lawful
 from tests.e2e.test_reload import executes
 from tests.kernel.daemon import Daemon, count
 from tests.kernel.test_commands import EXECS
+from tests.kernel.wires import link
 
 __all__ = ["folder"]
 
@@ -69,6 +72,33 @@ def test_the_worker_has_no_rights() -> None:
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert set(writable) <= {1, 2}
+
+
+def test_the_worker_is_given_no_rules() -> None:
+    """Of the maps of a probe with rules it has those that count, and none that says what becomes of a packet."""
+    rules = [{"name": "web", "action": "drop", "destination": "192.0.2.0/24", "destination_port": [80, "90-99"]}]
+    with link("docs-rules") as pair, Daemon({"xdp": {"interfaces": [pair.name], "rules": rules}}) as daemon:
+        assert daemon.status("xdp")["state"] == "running"
+
+        assert daemon.process is not None
+        out = subprocess.run(["bpftool", "map", "list", "--json"], check=True, capture_output=True).stdout
+        names = {str(one["id"]): str(one.get("name", "")) for one in json.loads(out)}
+        kept = [entry.read_text() for entry in Path(f"/proc/{daemon.worker_pid()}/fdinfo").iterdir()]
+        found = {names[number] for one in kept for number in re.findall(r"^map_id:\t(\d+)", one, re.MULTILINE)}
+    assert any(name.startswith("rules_") for name in names.values())  # the kernel has them
+    assert {name for name in found if not name.startswith("xdp_")} == {"barrier", "barrier_inner", "writing"}
+    assert any(name.startswith("xdp_rule") for name in found)
+
+
+def test_any_user_may_read_the_page_on_loopback() -> None:
+    """By default nobody is asked who he is: a host whose users are not to see it wants a socket or a password."""
+
+    def read() -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}/metrics", timeout=60) as answer:
+            assert b"ebpf_exporter_build_info" in answer.read()
+
+    with Daemon({"process_execs": {}}) as daemon:
+        as_nobody(read)
 
 
 def private(plant: str) -> list[str]:
