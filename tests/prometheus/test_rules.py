@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.documents import ROOT, blocks
+from tests.certificates import Authority
+from tests.documents import ROOT, blocks, shown
 from tests.prometheus.rules import FILES, OURS, promtool, rules
 
 ALERTS = Path(__file__).with_name("alerts.yml")
@@ -58,6 +59,19 @@ def test_the_documented_config_is_good(tmp_path: Path) -> None:
     path.write_text(config.replace("/usr/share/ebpf-exporter/prometheus", str(OURS.parent)))
     said = promtool("check", "config", path)
     assert f"{sum(1 for kind in ('alert', 'record') for _ in rules(kind))} rules found" in said
+
+
+def test_the_config_for_prometheus(tmp_path: Path) -> None:
+    """What docs/web.md has for the side of Prometheus is taken by it, with files of the names that it has."""
+    authority = Authority(tmp_path)
+    for name in ("web", "client"):
+        pair = authority.issue(name)
+        pair.certificate.rename(tmp_path / f"{name}.crt")
+        pair.key.rename(tmp_path / f"{name}.key")
+    (tmp_path / "password").write_text("correct horse")
+    path = tmp_path / "prometheus.yml"
+    path.write_text(shown("docs/web.md", "scrape_configs:"))
+    assert "is valid prometheus config file syntax" in promtool("check", "config", path)
 
 
 def test_the_document_names_what_is_recorded() -> None:

@@ -12,9 +12,10 @@ from exporter import catalog, cli, kinds
 from exporter.config import SETTINGS
 from exporter.loader import context, script
 from exporter.probe import FAMILIES, Hook
-from tests.documents import DOCUMENTS, PROBES, ROOT, commands, configs, write
+from tests.documents import DOCUMENTS, PROBES, ROOT, SHOWN, commands, configs, others, write
 
 from .test_cli import run
+from .test_security import present
 
 
 @pytest.mark.parametrize(
@@ -33,10 +34,42 @@ def test_configs_are_good(tmp_path: Path, document: str, config: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_are_good(document: str) -> None:
     """Each command that a document shows is one that there is, with options that it has."""
-    found = [shlex.split(line, comments=True)[1:] for line in commands(DOCUMENTS[document])]
-    assert {"check", "doctor"} <= {words[0] for words in found}
-    for words in found:
-        cli.parser().parse_args(words)
+    for line in commands(DOCUMENTS[document]):
+        words = shlex.split(line.partition(" | ")[0], comments=True)[1:]
+        if words != ["--version"]:  # which ends at once
+            cli.parser().parse_args(words)
+
+
+def test_commands_are_found() -> None:
+    """In blocks with a prompt or none, and in the midst of words."""
+    found = {document: {line.split()[1] for line in commands(text)} for document, text in DOCUMENTS.items()}
+    assert {"check", "doctor", "list", "reload", "top", "run"} <= set().union(*found.values())
+    assert {"check", "doctor", "list", "run"} <= found["docs/probes.md"]
+    assert {"check", "doctor", "list", "reload", "top"} <= found["docs/tour.md"]
+
+
+def accounts(document: str, block: str) -> list[str]:
+    """How the entries of SHOWN begin that a block may be of, the longest last."""
+    return sorted((start for start in SHOWN.get(document, ()) if block.startswith(start)), key=len)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_is_run_or_excused(document: str) -> None:
+    """What is not checked as a config stands in the table, with its tests or the reason; and nothing else does."""
+    blocks = others(document)
+    assert [block.partition("\n")[0] for block in blocks if not accounts(document, block)] == []
+    assert {accounts(document, block)[-1] for block in blocks} == set(SHOWN.get(document, ()))
+
+
+def test_what_runs_a_block_is_a_test() -> None:
+    """The table names tests that there are; or says why there is none."""
+    assert set(SHOWN) <= set(DOCUMENTS)
+    there = present()
+    for blocks in SHOWN.values():
+        for words in blocks.values():
+            named = re.findall(r"\btest_\w+", words)
+            assert set(named) <= there, words
+            assert named or words.startswith("not run: "), words
 
 
 def test_links_are_good() -> None:

@@ -2,17 +2,19 @@
 """docs/web.md: its config is good, and it has every key and every status."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import yaml
 
 from exporter.web import config, tls
 from exporter.web.settings import IF_GIVEN, NO_CERTIFICATE, REQUIRED
 from tests.certificates import Authority
-from tests.documents import ROOT, blocks
+from tests.documents import DOCUMENTS, blocks, shown
 
-TEXT = (ROOT / "docs" / "web.md").read_text()
+TEXT = DOCUMENTS["docs/web.md"]
 
 
 def test_the_config_is_good(tmp_path: Path) -> None:
@@ -28,6 +30,15 @@ def test_the_config_is_good(tmp_path: Path) -> None:
     assert (found.problems, found.remarks) == ((), ())
     assert found.settings is not None
     assert set(yaml.safe_load(text)) == set(config.SCHEMA["properties"])
+
+
+def test_the_hash_of_a_password() -> None:
+    """The command that makes one does; and is the one that the README has."""
+    command = shown("docs/web.md", "/usr/bin/python3 -c 'import bcrypt")
+    assert f"hash=$({command.strip()})\n" in DOCUMENTS["README.md"]
+    typed = ["setsid", "bash", "-c", command]  # without a terminal that it would ask
+    done = subprocess.run(typed, input=b"correct horse\n", capture_output=True, check=True)
+    assert bcrypt.checkpw(b"correct horse", done.stdout.split()[-1])
 
 
 def keys(schema: dict[str, Any]) -> set[str]:
