@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anywhere
 
 SECONDS = 600  # on an emulated machine; a real one takes ten
 HERE, THERE = "192.0.2.1", "192.0.2.2"
-SITE = "deb.debian.org"  # is THERE
+SITE = "example.org"  # is THERE
 # in mounts of its own: a config, and sockets' places, that are nobody else's
 SETUP = f"""
 set -e
