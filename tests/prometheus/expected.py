@@ -32,7 +32,6 @@ SERIES, MAX_SERIES, LIMIT = "ebpf_exporter_series", "ebpf_exporter_max_series", 
 GOOD = "ebpf_exporter_config_last_reload_successful"
 OF_PROBE = ("job", "instance", "probe")
 OF_METRIC = ("job", "instance", "metric")
-OF_SAMPLE = ("job", "instance")
 
 
 def zeros(metric: str) -> Expected:
@@ -76,13 +75,19 @@ def only(expected: Expected, label: str, *values: str) -> Expected:
     return of
 
 
-def increases(speeds: Expected) -> Expected:
-    """What increase() says: rates, times the seconds that they are of."""
+def unseen(metric: str, *by: str) -> Expected:
+    """What there is now, by labels that there were not before."""
 
     def of(moment: Moment) -> Result:
-        found = speeds(moment)
-        scaled = {key: (low * moment.seconds, high * moment.seconds) for key, (low, high) in found.values.items()}
-        return Result(scaled, found.most, found.wide)
+        began = moment.at - moment.seconds
+        courses = moment.courses(metric, moment.seconds + 900)
+        before = {
+            frozenset((label, has[label]) for label in by)
+            for has, values in courses
+            if any(at <= began for at, _ in values)
+        }
+        now = present(metric, *by)(moment).values
+        return Result({key: value for key, value in now.items() if key not in before})
 
     return of
 
@@ -258,34 +263,36 @@ QUESTIONS: dict[str, dict[str, Expected]] = {
     "file_opens": {
         "Which processes open most files?": rates(OPENS, "comm", most=SHOWN),
         "Who looks for files that are not there?": rates(OPENS, "comm", result="ENOENT", most=SHOWN),
-        "Who is refused?": positive(only(rates(OPENS, "comm", "result"), "result", "EACCES", "EPERM")),
+        "Who is refused?": positive(only(counted(OPENS, "instance", "comm", "result"), "result", "EACCES", "EPERM")),
         "Has a process run out of descriptors?": positive(
-            only(increases(rates(OPENS, *OF_SAMPLE, "comm", "result")), "result", "EMFILE", "ENFILE")
+            only(counted(OPENS, "instance", "comm", "result"), "result", "EMFILE", "ENFILE")
         ),
     },
     "process_execs": {
         "Which programs are executed most?": rates(EXECS, "comm", most=SHOWN),
-        "What does root execute?": increases(rates(EXECS, "comm", user="root", most=SHOWN)),
-        "Which programs are new in the last hour?": present(EXECS, "comm"),
+        "What does root execute?": counted(EXECS, "comm", user="root", most=SHOWN),
+        "Which programs are new in the last hour?": unseen(EXECS, "instance", "comm"),
     },
     "shell_commands": {
-        "What is typed most?": increases(rates(TYPED, "command", most=SHOWN)),
-        "Who works in a shell here?": positive(increases(rates(TYPED, "instance", "user"))),
+        "What is typed most?": counted(TYPED, "command", most=SHOWN),
+        "Who works in a shell?": positive(counted(TYPED, "instance", "user")),
         "Where was sudo or su typed?": positive(
-            only(increases(rates(TYPED, "instance", "user", "command")), "command", "sudo", "su")
+            only(counted(TYPED, "instance", "user", "command"), "command", "sudo", "su")
         ),
     },
     "xdp": {
         "How much does each interface receive?": rates(XDP_BYTES, "instance", "interface"),
-        "Of what is it made?": rates(XDP, "protocol"),
-        "Which rules drop or count?": positive(rates(XDP_RULES, "instance", "rule")),
+        "Of what is it made?": rates(XDP, "instance", "interface", "protocol"),
+        "Which rules are met?": positive(rates(XDP_RULES, "instance", "rule")),
         "Which share is dropped?": share(rates(XDP, "instance", action="drop"), rates(XDP, "instance")),
     },
     "container_net": {
-        "Which containers send and receive most?": rates(BYTES_OF_CONTAINERS, "container", "direction", most=SHOWN),
-        "Whose packets are dropped?": positive(rates(OF_CONTAINERS, "container", "direction", action="drop")),
-        "By which rule?": positive(rates(RULES_OF_CONTAINERS, "container", "rule")),
+        "Which containers send and receive most?": rates(
+            BYTES_OF_CONTAINERS, "instance", "container", "direction", most=SHOWN
+        ),
+        "Whose packets are dropped?": positive(
+            rates(OF_CONTAINERS, "instance", "container", "direction", action="drop")
+        ),
+        "By which rule?": positive(rates(RULES_OF_CONTAINERS, "instance", "container", "rule")),
     },
 }
-# that the workload is no answer to
-UNANSWERED = {"Who is refused?", "Has a process run out of descriptors?", "Where was sudo or su typed?"}

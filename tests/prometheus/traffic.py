@@ -91,13 +91,15 @@ class Traffic:
         folder.chmod(0o755)
 
     def play(self, late: str = "") -> Truth:
-        """late is a command that is typed too, once."""
+        """late is a command that is typed too, once; and what is rare is done."""
         truth: Truth = {}
 
         def did(number: int, metric: str, **labels: str) -> None:
             truth[metric, frozenset(labels.items())] = number
 
         self._files(did)
+        if late:
+            self._rarely()
         self._commands(did, late)
         self._packets(did)
         for size in range(ASKS):
@@ -115,13 +117,21 @@ class Traffic:
         for result, number in opened.items():
             did(number, "ebpf_file_opens_total", comm="dash-opener", result=result)
 
+    def _rarely(self) -> None:
+        """What is seldom, and then matters: an open that is refused, and one without a descriptor left."""
+        secret = self._folder / "secret"
+        secret.touch(0o600)
+        assert subprocess.run(["cat", secret], user=65534, group=65534, capture_output=True).returncode == 1
+        limited = "import os, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); os.open('/dev/null', 0)"
+        assert b"Too many open files" in subprocess.run(["/usr/bin/python3", "-c", limited], capture_output=True).stderr
+
     def _commands(self, did: Callable[..., None], late: str) -> None:
         for user, number in ((0, 13), (65534, 7)):
             for _ in range(number):
                 subprocess.run([str(self._program)], check=True, user=user, group=user)
             did(number, "ebpf_process_execs_total", user={0: "root"}.get(user, "nobody"), comm=self._program.name)
         with terminal("/bin/bash", "--norc", "--noprofile", "-i") as shell:
-            for line in ["true --password=secret"] * 11 + [":"] * 5 + [late] * bool(late):
+            for line in ["true --password=secret"] * 11 + [":"] * 5 + [late, "sudo --version"] * bool(late):
                 shell.type(line)
         for command, number in {"true": 11, ":": 5, **({late: 1} if late else {})}.items():
             did(number, "ebpf_shell_commands_total", user="root", command=command)
