@@ -35,9 +35,7 @@ log = logging.getLogger(__name__)
 READS, HAS_READ = b"(", b")"  # marks for the supervisor: a read begins, and has succeeded
 
 MAX_PAUSE = 0.5  # seconds; between two reads that scrapes ask for
-PAUSE_PER_READ = (
-    9  # so many times as long as a read took is waited at the least: reading takes a tenth of a core at most
-)
+PAUSE_PER_READ = 9  # so many times as long as a read took is waited, up to that: reads take about a tenth of a core
 
 
 @dataclass(frozen=True)

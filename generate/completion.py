@@ -22,8 +22,10 @@ _HOOKS = " ".join(f"{family}:" for family in FAMILIES if family not in ON_INTERF
 # $1: a config, as it was typed. Where it has no probes that can be read, those that are shipped.
 _NAMES = f"""\
 _ebpf_exporter_names() {{
-  local config="${{1:-{cli.DEFAULT_CONFIG}}}" names
-  names=$({_KEYS} "${{config/#\\~\\//$HOME/}}" 2>/dev/null)
+  local config="${{1:-{cli.DEFAULT_CONFIG}}}" names=
+  config=${{config/#\\~\\//$HOME/}}
+  # a terminal or a FIFO might never end
+  [[ ! -f $config || ! -r $config ]] || names=$({_KEYS} <"$config")
   if [[ -n $names ]]; then echo "$names"; else printf '%s\\n' {_SHIPPED}; fi
 }}
 """
@@ -46,23 +48,27 @@ _ebpf_exporter_hooks() {{
 
 # shtab expects a word to be what is between spaces; readline splits --config=FILE and http://HOST:PORT at = and :
 _ebpf_exporter() {{
-  local at word glued= words=()
+  local at word glued= words=() breaks=${{COMP_WORDBREAKS//[^:=]/}}
   for ((at = 0; at <= COMP_CWORD; at++)); do
     word=${{COMP_WORDS[at]}}
     if [[ $word == = && ${{words[-1]}} == --* ]]; then
+      glued=
       ((at < COMP_CWORD)) || words+=("")
-    elif [[ $word =~ ^:+$ || -n $glued ]]; then
+    elif [[ $word =~ ^[:=]+$ ]]; then
+      glued=yes
+      words[-1]+=$word
+    elif [[ -n $glued ]]; then
+      glued=
       words[-1]+=$word
     else
       words+=("$word")
     fi
-    [[ $word =~ ^:+$ ]] && glued=yes || glued=
   done
   local COMP_WORDS=("${{words[@]}}") COMP_CWORD=$((${{#words[@]}} - 1))
   _shtab_ebpf_exporter "$@"
   [[ ${{COMPREPLY[0]-}} != *: ]] || compopt -o nospace
   word=${{words[COMP_CWORD]}}
-  [[ $COMP_WORDBREAKS != *:* ]] || COMPREPLY=("${{COMPREPLY[@]#"${{word%"${{word##*:}}"}}"}}")
+  [[ -z $breaks ]] || COMPREPLY=("${{COMPREPLY[@]#"${{word%"${{word##*[$breaks]}}"}}"}}")
 }}
 """,
     "zsh": f"""\
@@ -85,7 +91,8 @@ function _ebpf_exporter_probes
     string match -q -- '--config=*' $word; and set config (string replace -- --config= '' $word)
     set before $word
   end
-  set -l names ({_KEYS} $config 2>/dev/null)
+  set -l names
+  test -f "$config" -a -r "$config"; and set names ({_KEYS} <$config)
   test (count $names) -gt 0; or set names {_SHIPPED}
   printf '%s\\n' $names
 end
@@ -116,6 +123,7 @@ def texts() -> dict[str, str]:
         "".join(f"{line.rstrip()}\n" for line in shtab.complete(parser, shell, preamble=text).rstrip().splitlines())
         for shell, text in _PREAMBLE.items()
     )
+    bash = bash.replace("compgen -f -- $1 ", 'compgen -f -- "$1" ')  # else a * is what it stands for
     first, _, rest = zsh.partition("\n")  # compinit reads the first line
     name = shlex.quote(parser.prog)
     return {

@@ -5,18 +5,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from exporter import catalog, document
-from exporter.probe import Metric, Probe
+from exporter.probe import Mechanism, Metric, Probe
 
 # kind of label -> what it shows, where a probe's YAML does not say
 MEANINGS = {
-    "comm": "the name of the process",
-    "user": "the name of its user",
+    "comm": "the name of the running task, which is the program's unless it gave itself another",
+    "user": "the user's name by /etc/passwd, else the uid",
     "errno": "`ok`, or the error's name: `ENOENT`",
     "interface": "the name of the network interface",
     "veth": "the name of the network interface",
     "protocol": "`tcp`, `udp`, `icmp`, …; `arp`, `non-ip`, or `truncated` where it is not found",
     "rule": "the name of a rule of the config's",
 }
+
+_FROM_ITS_BEGIN = (
+    "`(… unless last_over_time(…)) or increase(…)` counts a series that began in that time from its first event on;"
+    " increase() alone leaves out what it had counted when it was first scraped."
+)
 
 
 def texts() -> dict[str, str]:
@@ -36,6 +41,12 @@ def _page(probe: Probe, declared: Mapping[str, Any]) -> Iterator[str]:
     yield "## Questions it answers\n"
     for question, query in declared["questions"].items():
         yield f"{question}\n\n```promql\n{query.strip()}\n```\n"
+        for metric in probe.metrics:
+            if metric.name in query and not metric.chosen:
+                names = ", ".join(one.name for one in probe.metrics if one.name != probe.rule_metric)
+                yield f"`{metric.name}` is counted where the config asks for it: `metrics: [{names}]`.\n"
+    if any("unless last_over_time" in query for query in declared["questions"].values()):
+        yield f"{_FROM_ITS_BEGIN}\n"
     yield "## Metrics\n"
     yield "| metric | type | | labels |\n|---|---|---|---|"
     for metric in probe.metrics:
@@ -89,10 +100,7 @@ def _meaning(declared: Any) -> str:
 
 def _attached(probe: Probe) -> str:
     """The mechanisms in the order in which they are tried."""
-    hooks = [
-        ", ".join(dict.fromkeys(f"`{hook}`" for program in mechanism.programs for hook in program.hooks))
-        for mechanism in probe.mechanisms
-    ]
+    hooks = ["; ".join(_hooks(mechanism)) for mechanism in probe.mechanisms]
     hooks = list(dict.fromkeys(hooks))
     if len(hooks) == 1:
         return f"To {hooks[0]}."
@@ -101,10 +109,22 @@ def _attached(probe: Probe) -> str:
     return f"{told}\n\n{listed}"
 
 
+def _hooks(mechanism: Mechanism) -> Iterator[str]:
+    """The hooks that are always attached to, and those that some label or metric wants besides."""
+    wants: dict[tuple[str, ...], dict[str, None]] = {(): {}}
+    for program in mechanism.programs:
+        wants.setdefault(program.needed_for, {}).update(dict.fromkeys(f"`{hook}`" for hook in program.hooks))
+    for names, hooks in wants.items():
+        yield (f"for {', '.join(f'`{name}`' for name in names)} also " if names else "") + ", ".join(hooks)
+
+
 def _settings(probe: Probe) -> str:
     labels = dict.fromkeys(label.name for metric in probe.metrics for label in metric.labels if label.chosen)
-    metrics = [metric.name for metric in probe.metrics if metric.chosen and metric.name != probe.rule_metric]
-    settings = [f"labels: [{', '.join(labels)}]", f"metrics: [{', '.join(metrics)}]", f"max_series: {probe.max_series}"]
+    metrics = [metric.name for metric in probe.metrics if metric.chosen]
+    settings = [f"labels: [{', '.join(labels)}]"]
+    # with rules, the metric that counts them is one more
+    settings += [] if probe.rule_metric else [f"metrics: [{', '.join(metrics)}]"]
+    settings.append(f"max_series: {probe.max_series}")
     settings += [f"options: {{{name}: {str(default).lower()}}}" for name, default in probe.options]
     settings += [f"interfaces: [{', '.join(probe.interfaces)}]"] if probe.interfaces else []
     return "".join(f"    {setting}\n" for setting in settings)

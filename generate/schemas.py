@@ -115,11 +115,12 @@ def _shipped(probe: Probe, settings: Mapping[str, Form]) -> Form:
         "metrics": settings["metrics"]
         | {
             "items": {"enum": list(metrics), "enumDescriptions": [metric.help for metric in metrics.values()]},
-            "default": [name for name, metric in metrics.items() if metric.chosen and name != probe.rule_metric],
         },
         "max_series": settings["max_series"] | {"default": probe.max_series},
         "max_cpu_percent": settings["max_cpu_percent"] | {"default": probe.cpu_percent},
     }
+    if not probe.rule_metric:  # which is counted too where there are rules
+        own["metrics"]["default"] = [name for name, metric in metrics.items() if metric.chosen]
     if options:
         own["options"] = settings["options"] | {"properties": options, "additionalProperties": False}
     if probe.interfaces:

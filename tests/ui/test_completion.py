@@ -2,6 +2,7 @@
 """The Tab key in real shells, with the files that are shipped: commands, options, files, probes of a config, hooks."""
 
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -58,6 +59,8 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
         pytest.skip(f"needs {request.param}")
     (tmp_path / "config.yaml").write_text(CONFIG)
     (tmp_path / "absent.yaml").symlink_to("nowhere")
+    (tmp_path / "a=b.yaml").write_text(CONFIG)
+    os.mkfifo(tmp_path / "queue")
     command, lines = SHELLS[request.param]
     environment = {"HOME": str(tmp_path), "PS1": "> ", "XDG_CONFIG_HOME": None, "PROMPT": None, "RPROMPT": None}
     with Terminal("env", "-C", tmp_path, *command, environment=environment, size=(200, 24)) as terminal:
@@ -133,3 +136,20 @@ def test_a_file_after_an_equals_sign(shell: Terminal) -> None:
 def test_probes_of_a_config_after_an_equals_sign(shell: Terminal) -> None:
     """As after a space; zsh offers none."""
     expect(shell, "top --config=config.yaml x", "top --config=config.yaml xylophone ")
+
+
+@pytest.mark.parametrize("config", ["-", "/dev/tty", "queue"])
+def test_probes_of_what_is_no_file(shell: Terminal, config: str) -> None:
+    """A config that would be read for ever is not read: those that are shipped."""
+    expect(shell, f"top --config {config} sh", f"top --config {config} shell_commands ")
+
+
+def test_a_config_that_looks_like_an_assignment(shell: Terminal) -> None:
+    """Its probes are known."""
+    expect(shell, "top --config a=b.yaml xy", "top --config a=b.yaml xylophone ")
+
+
+@pytest.mark.parametrize("shell", ["bash"], indirect=True)
+def test_a_pattern_is_not_what_it_stands_for(shell: Terminal) -> None:
+    """What was typed stays: no file is called so."""
+    expect(shell, "check --config *", "check --config *")

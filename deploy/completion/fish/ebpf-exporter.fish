@@ -14,7 +14,8 @@ function _ebpf_exporter_probes
     string match -q -- '--config=*' $word; and set config (string replace -- --config= '' $word)
     set before $word
   end
-  set -l names (awk -F "[ :]+" '/^[a-z]/ {inside = $1 == "probes"; depth = 0} inside && /^ +[a-z][a-z0-9_]*:/ {at = match($0, /[a-z]/); if (!depth) depth = at; if (at == depth) print $2}' $config 2>/dev/null)
+  set -l names
+  test -f "$config" -a -r "$config"; and set names (awk -F "[ :]+" '/^[a-z]/ {inside = $1 == "probes"; depth = 0} inside && /^ +[a-z][a-z0-9_]*:/ {at = match($0, /[a-z]/); if (!depth) depth = at; if (at == depth) print $2}' <$config)
   test (count $names) -gt 0; or set names container_net file_io file_opens process_execs shell_commands xdp
   printf '%s\n' $names
 end
