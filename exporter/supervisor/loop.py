@@ -121,6 +121,9 @@ class Supervisor:
         others: dict[str, str] = {}
         if self._listening.sockets != before:
             others["listens on"] = " ".join(self._pages(wanted))
+            # the worker has them too, and is to be the last: who comes after it has taken all in would be reset
+            for one in gone:
+                one.close()
             # what goes goes first, and what comes comes last: no socket has the other's TLS and passwords
             self._worker.listen([one for one in self._listening.sockets if one in before])
         settings = self._web.state.settings
@@ -130,8 +133,6 @@ class Supervisor:
             others["web config"] = str(wanted.web.path) if wanted.web is not None else "none"
         if self._listening.sockets != before:
             self._worker.listen(self._listening.sockets)
-            for one in gone:
-                one.close()
         if wanted.interval != self._plan.interval:
             others["reads every"] = f"{wanted.interval:g} s"
         self._plan = wanted

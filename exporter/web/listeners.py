@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import socket
 from collections.abc import Callable
@@ -24,9 +23,9 @@ class Listeners:
     def __init__(self, accepted: Accepted) -> None:
         """accepted is given each connection, which does not block, and its other end's address."""
         self._accepted = accepted
-        self._served: dict[object, tuple[socket.socket, asyncio.Task[None]]] = {}
+        self._served: dict[object, socket.socket] = {}
 
-    async def use(self, sockets: list[socket.socket]) -> None:
+    def use(self, sockets: list[socket.socket]) -> None:
         """Accepts clients of these sockets alone from now on.
 
         Of two with one address the one that is served already stays, and the other is closed. Who has come in by a
@@ -34,34 +33,43 @@ class Listeners:
         """
         wanted = {one.getsockname(): one for one in sockets}
         for address in self._served.keys() - wanted.keys():
-            await self._end(*self._served.pop(address))
+            self._end(self._served.pop(address))
         for address, one in wanted.items():
             if address in self._served:
                 one.close()
             else:
                 one.setblocking(False)
                 one.listen(BACKLOG)
-                self._served[address] = one, asyncio.create_task(self._accept(one))
+                self._served[address] = one
+                self._begin(one)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        for number in itertools.count(1):
-            try:
-                self._accepted(*await loop.sock_accept(listening))
-            except ConnectionAbortedError:  # it is gone already
-                continue
-            except OSError as error:  # no descriptor is left, or no memory
-                log.error("cannot accept connections", extra={"reason": error.strerror})
-                await asyncio.sleep(PAUSE_SECONDS)
-            if not number % _AT_ONCE:
-                await asyncio.sleep(0)
+    def _begin(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:  # it may have come to its end while there was no room
+            asyncio.get_running_loop().add_reader(listening, self._take_in, listening)
 
-    async def _end(self, listening: socket.socket, accepting: "asyncio.Task[None]") -> None:
+    def _take_in(self, listening: socket.socket) -> None:
+        """Accepts who waits. The loop's own sock_accept may lose, when it is cancelled, what it has accepted."""
+        try:
+            for _ in range(_AT_ONCE):
+                self._accept(listening)
+        except BlockingIOError:  # nobody waits any more
+            return
+        except OSError as error:  # no descriptor is left, or no memory
+            log.error("cannot accept connections", extra={"reason": error.strerror})
+            asyncio.get_running_loop().remove_reader(listening)
+            asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._begin, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            connected, peer = listening.accept()
+        except ConnectionAbortedError:  # it is gone already
+            return
+        connected.setblocking(False)
+        self._accepted(connected, peer)
+
+    def _end(self, listening: socket.socket) -> None:
         """Closes a socket once those who wait at it have been taken in: closing it would reset their connections."""
-        accepting.cancel()
-        await asyncio.wait([accepting])
-        with listening, contextlib.suppress(OSError):  # nobody waits, or who did is gone
+        asyncio.get_running_loop().remove_reader(listening)
+        with listening, contextlib.suppress(OSError):  # nobody waits, or there is no room for them
             while True:
-                connected, peer = listening.accept()
-                connected.setblocking(False)
-                self._accepted(connected, peer)
+                self._accept(listening)

@@ -63,7 +63,7 @@ class Server:
 
     async def serve(self, listening: list[socket.socket]) -> None:
         """Accepts clients of these sockets, and of no others any more; returns at once."""
-        await self._listeners.use(listening)
+        self._listeners.use(listening)
 
     def _accepted(self, connected: socket.socket, peer: Any) -> None:
         if connected.family != socket.AF_UNIX:  # an answer's head does not wait for its body

@@ -319,8 +319,10 @@ def test_listen_addresses_change_while_clients_come() -> None:
                         assert one.getresponse().status == 200
                 kept.request("GET", "/-/healthy")
                 assert kept.getresponse().read() == b"ok\n"
-            daemon.configure({"process_execs": {}}, listen=[f":{daemon.port}"])
-            reloaded(daemon, f"listens on http://localhost:{daemon.port}/metrics")
+            # the one socket goes and the other comes: who waits at that which goes is taken in
+            for host in ["", "127.0.0.1"] * 10:
+                daemon.configure({"process_execs": {}}, listen=[f"{host}:{daemon.port}"])
+                reloaded(daemon, f"listens on http://{host or 'localhost'}:{daemon.port}/metrics")
             kept.request("GET", "/-/healthy")
             assert kept.getresponse().read() == b"ok\n"
     assert answers > 0

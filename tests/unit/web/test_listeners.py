@@ -54,10 +54,10 @@ def test_sockets_come_and_go() -> None:
 
     async def conversation(found: Listeners) -> None:
         (first, at_first), (second, at_second), (third, at_third) = opened(), opened(), opened()
-        await found.use([first, second])
+        found.use([first, second])
         reader, writer = await asyncio.open_connection(*at_first)
         assert await says(at_second, b"two") == b"two"
-        await found.use([second.dup(), third])
+        found.use([second.dup(), third])
         assert await says(at_second, b"two") == b"two"
         assert await says(at_third, b"three") == b"three"
         with pytest.raises(ConnectionRefusedError):
@@ -65,7 +65,7 @@ def test_sockets_come_and_go() -> None:
         writer.write(b"one")
         assert await reader.readexactly(3) == b"one"
         writer.close()
-        await found.use([])
+        found.use([])
 
     run(conversation)
 
@@ -75,12 +75,12 @@ def test_who_waits_at_a_socket_that_goes_is_served() -> None:
 
     async def conversation(found: Listeners) -> None:
         one, address = opened()
-        await found.use([one])
+        found.use([one])
         with contextlib.ExitStack() as stack:
             waiting = [
                 stack.enter_context(socket.create_connection(address)) for _ in range(20)
             ]  # the loop has no turn
-            await found.use([])
+            found.use([])
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address)
             loop = asyncio.get_running_loop()
@@ -99,12 +99,12 @@ def test_a_unix_socket(tmp_path: Any) -> None:
         with socket.socket(socket.AF_UNIX) as one:
             one.bind(str(tmp_path / "socket"))
             one.listen()
-            await found.use([one])
+            found.use([one])
             reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
             writer.write(b"one")
             assert await reader.readexactly(3) == b"one"
             writer.close()
-            await found.use([])
+            found.use([])
 
     run(conversation)
 
@@ -119,14 +119,14 @@ def test_a_crowd_leaves_others_their_turn() -> None:
             for _ in range(200):
                 stack.enter_context(socket.create_connection(address))
             rounds = 0
-            await found.use([one])
+            found.use([one])
             reading = asyncio.create_task(says(address, b"last"))
             while not reading.done():
                 rounds += 1
                 await asyncio.sleep(0)
             assert await reading == b"last"
             assert rounds >= 200 / listeners._AT_ONCE
-        await found.use([])
+        found.use([])
 
     run(conversation)
 
@@ -136,20 +136,17 @@ def test_no_room_for_a_connection(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     monkeypatch.setattr(listeners, "PAUSE_SECONDS", 0.0)
     errors = [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError()]
 
-    async def conversation(found: Listeners) -> None:
-        loop = asyncio.get_running_loop()
-        real = loop.sock_accept
-
-        async def accept(listening: socket.socket) -> object:
+    class Full(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
             if errors:
                 raise errors.pop()
-            return await real(listening)
+            return super().accept()
 
-        monkeypatch.setattr(loop, "sock_accept", accept)
+    async def conversation(found: Listeners) -> None:
         one, address = opened()
-        await found.use([one])
+        found.use([Full(fileno=one.detach())])
         assert await says(address, b"one") == b"one"
-        await found.use([])
+        found.use([])
 
     run(conversation)
     assert [record.__dict__["reason"] for record in caplog.records] == ["Too many open files"] * (not errors)
