@@ -20,6 +20,8 @@ NAME = {
     "description": "a name of small letters, digits and _",
 }
 
+PURPOSE: dict[str, Any] = {"type": "string", "minLength": 1, "description": "a sentence: what this probe counts"}
+
 BPFTRACE: dict[str, Any] = {
     "bpftrace": {
         "type": "string",
@@ -84,7 +86,7 @@ SETTINGS: dict[str, Any] = {
     **BPFTRACE,
 }
 
-# a probe that the config itself declares; the catalog knows its form
+# a probe that the config itself declares; forms.py has its form
 DECLARED: dict[str, Any] = {"type": "object", "required": ["attach"]}
 
 SCHEMA: dict[str, Any] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expressions of probes in YAML, as trees. ``grammar`` makes them of text; what they mean is for ``loader.script``."""
+"""Expressions of probes in YAML, as trees. ``grammar`` makes them of text; what they mean is for ``loader.body``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

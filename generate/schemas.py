@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from exporter import catalog, document, kinds
+from exporter import catalog, document, forms, kinds
 from exporter.bpftrace import declaration
 from exporter.config import DECLARED, NAME, SCHEMA, SETTINGS
 from exporter.probe import FAMILIES, Probe
@@ -20,7 +20,7 @@ from generate.meanings import explained, sentence
 
 Form = dict[str, Any]
 
-_PARTS = {id(part): name for name, part in {"name": NAME, **catalog.PARTS}.items()}
+_PARTS = {id(part): name for name, part in {"name": NAME, **forms.PARTS}.items()}
 _BPFTRACE = {"required": ["bpftrace"]}
 _NEEDS_C = {"required": ["source"]}
 
@@ -47,7 +47,7 @@ def config() -> Form:
     top = explained(_converted(SCHEMA), of_top)
     settings = explained(_converted({"properties": SETTINGS}), of_probes)["properties"]
     settings["rules"] = {"$ref": "#/definitions/rules", "description": settings["rules"]["description"]}
-    in_c, in_yaml = _declared(catalog.IN_C), _declared(catalog.IN_YAML)
+    in_c, in_yaml = _declared(forms.IN_C), _declared(forms.IN_YAML)
     # A probe with one of these is of another form: here they stand to be offered, and explained.
     general = {"attach": _hint(in_yaml["properties"]["attach"])} | settings
     in_yaml["properties"]["source"] = _hint(in_c["properties"]["source"])
@@ -78,7 +78,7 @@ def config() -> Form:
 
 def probe_file() -> Form:
     """Returns the schema of a probe's own file, NAME.yaml. Whether there is a NAME.c beside it, no schema can know."""
-    in_c, in_yaml = _declared(catalog.IN_C), _declared(catalog.IN_YAML)
+    in_c, in_yaml = _declared(forms.IN_C), _declared(forms.IN_YAML)
     script = explained(_converted(declaration.SCHEMA), _of_probes())
     in_yaml["properties"] |= {
         "source": _hint(in_c["properties"]["source"]),
@@ -161,9 +161,9 @@ def _hint(form: Form) -> Form:
 
 
 def _whole(title: str, form: Form, definitions: dict[str, Form]) -> Form:
-    parts = {name: _converted(part, of_itself=True) for name, part in {"name": NAME, **catalog.PARTS}.items()}
+    parts = {name: _converted(part, of_itself=True) for name, part in {"name": NAME, **forms.PARTS}.items()}
     # tc:ingress or tc:egress -> both; profile:hz:99, or … -> the first
-    hooks = [hook for family in FAMILIES for hook in re.split(r", or .*| or ", catalog.form_of(family)) if hook]
+    hooks = [hook for family in FAMILIES for hook in re.split(r", or .*| or ", forms.form_of(family)) if hook]
     parts["hook"]["defaultSnippets"] = [{"label": hook, "body": hook} for hook in hooks]
     parts["kind"] = {
         "anyOf": [{"enum": list(kinds.SIMPLE)}, {"type": "string", "pattern": r"^string\([0-9]{1,3}\)$(?!\n)"}]

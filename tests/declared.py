@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from exporter.catalog import declared_probe
+from exporter import declared
 from exporter.document import Document
 from exporter.expression import Binary, Call, Node, Number, Text, Word
 from exporter.probe import Probe
@@ -113,4 +113,4 @@ def declaration(chance: Random, size: int) -> dict[str, Any]:
 
 def probe(name: str, value: Any) -> Probe:
     """Returns a declaration as a probe. Raises ConfigError."""
-    return declared_probe(name, Document(Path("config.yaml"), value, {}))
+    return declared.read(name, Document(Path("config.yaml"), value, {}))

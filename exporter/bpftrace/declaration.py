@@ -10,7 +10,7 @@ from typing import Any
 from exporter import document, kinds
 from exporter.bpftrace import script
 from exporter.bpftrace.script import OWN_MAP, Use
-from exporter.config import BPFTRACE, Settings
+from exporter.config import BPFTRACE, PURPOSE, Settings
 from exporter.document import MAX_BYTES, Document, Where
 from exporter.errors import ConfigError, Problem, one_of
 from exporter.probe import Label, Metric, Probe, Script, ScriptMap
@@ -21,7 +21,7 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
     "required": ["purpose", "bpftrace"],
     "properties": {
-        "purpose": {"type": "string", "minLength": 1, "description": "a sentence: what this probe counts"},
+        "purpose": PURPOSE,
         **BPFTRACE,
     },
 }

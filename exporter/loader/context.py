@@ -21,7 +21,7 @@ from exporter.probe import Hook, Mechanism
 
 if TYPE_CHECKING:
     from exporter.hooks.btf import Btf
-    from exporter.loader.script import Body
+    from exporter.loader.body import Body
 
 _NAMES = 40  # of a structure's members, as many are told
 _DYNAMIC = 64  # bytes of a text of which the kernel does not say how long it may be

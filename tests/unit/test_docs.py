@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter import catalog, cli, kinds
+from exporter import cli, forms, kinds
 from exporter.config import SETTINGS
-from exporter.loader import context, script
+from exporter.loader import body, context
 from exporter.probe import FAMILIES, Hook
 from tests.documents import DOCUMENTS, PROBES, ROOT, SHOWN, commands, configs, others, write
 
@@ -72,6 +72,20 @@ def test_what_runs_a_block_is_a_test() -> None:
             assert named or words.startswith("not run: "), words
 
 
+def test_the_map_is_whole() -> None:
+    """CONTRIBUTING.md says of each module what it is for, by its path or beside one of its folder."""
+    named = set()
+    for line in re.findall(r"^\| (`.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE):
+        folder = ""
+        for path in re.findall(r"`([^`]+)`", line):
+            folder = folder if "/" not in path else path.rpartition("/")[0]
+            named.add(path if "/" in path else f"{folder}/{path}")
+    named = {path if (ROOT / path).exists() else f"exporter/{path}" for path in named}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "exporter").rglob("*.py")}
+    assert {path for path in modules - named if Path(path).name not in ("__init__.py", "__main__.py")} == set()
+    assert {path for path in named if path.endswith(".py") and not (ROOT / path).exists()} == set()
+
+
 def test_links_are_good() -> None:
     """Links within a document, and to other files, lead somewhere."""
     for document, text in DOCUMENTS.items():
@@ -99,7 +113,7 @@ def rows(head: str) -> str:
             [*context.Context(Hook("profile", "hz:99")).words()],
         ),
         ("word", ["args.A.B", "arg0", "arg5", "retval", "elapsed"]),
-        ("function", script.FUNCTIONS),
+        ("function", body.FUNCTIONS),
         ("kind", ["string(N)", "[read, write]", *kinds.SIMPLE]),
     ],
 )
@@ -111,9 +125,9 @@ def test_tables_are_whole(head: str, names: list[str]) -> None:
 
 def test_keys_are_whole() -> None:
     """The keys of a probe and of a metric stand in the document."""
-    described = set(catalog.IN_YAML["properties"])
+    described = set(forms.IN_YAML["properties"])
     assert [key for key in described if f"\n| `{key}` |" not in PROBES] == []
-    metric = catalog.IN_YAML["properties"]["metrics"]["additionalProperties"]["properties"]
+    metric = forms.IN_YAML["properties"]["metrics"]["additionalProperties"]["properties"]
     assert [key for key in metric if f"\n| `{key}` |" not in PROBES] == []
     assert "`source`" in PROBES
     assert set(SETTINGS) >= {"max_series", "options"}

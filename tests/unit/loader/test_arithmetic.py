@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""loader/script.py: what the generated C computes is what the documentation says, for trees at random."""
+"""loader/body.py: what the generated C computes is what the documentation says, for trees at random."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ import pytest
 
 from exporter.expression import Binary, Node, Number, Text, Word
 from exporter.grammar import parse
+from exporter.loader.body import HELPERS, Body
 from exporter.loader.context import Context, Value
-from exporter.loader.script import HELPERS, Body
 from exporter.probe import Hook
 from tests.expressions import number, tree, worth, wrapped, written
 

@@ -9,8 +9,8 @@ from exporter.expression import ExpressionError, Word
 from exporter.hooks import tracefs
 from exporter.hooks.types import Field, Function, Member, Type
 from exporter.loader import context
+from exporter.loader.body import Body
 from exporter.loader.context import Context, Registers, Tracepoint, Value
-from exporter.loader.script import Body
 from exporter.probe import Hook
 
 INT = Type("int", "integer", 4, signed=True)
