@@ -58,7 +58,8 @@ class Server:
         """Clients find these settings from now on. Raises OSError, and changes nothing, if TLS can't be spoken so."""
         before = self._access.settings
         self._access.use(settings)
-        if settings.tls != before.tls or (before.users and not settings.users):
+        former, present = (one.tls and one.tls.terms for one in (before, settings))
+        if present != former or (before.users and not settings.users):
             self._connections.renew()
 
     async def serve(self, listening: list[socket.socket]) -> None:

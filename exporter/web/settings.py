@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a web config says, read and good: the keys and certificates themselves, no names of files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 NO_CERTIFICATE, IF_GIVEN, REQUIRED = "NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"
 
@@ -24,6 +24,11 @@ class TLS:
     suites: tuple[str, ...] | None = None
     server_order: bool = True
     curve: str | None = None
+
+    @property
+    def terms(self) -> "TLS":
+        """All but the certificate and its key: where only these become others, who came in by the former may stay."""
+        return replace(self, certificate=b"", key=b"")
 
 
 @dataclass(frozen=True)

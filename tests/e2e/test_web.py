@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """web_config with the clients that people have: curl, openssl and Prometheus; and what a change of its files does."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -69,6 +70,31 @@ class Web:
 @pytest.fixture
 def web(tmp_path: Path) -> Web:
     return Web(tmp_path)
+
+
+class Handshake:
+    """A client that has sent its ClientHello, has had what the server says to that, and says nothing so far."""
+
+    def __init__(self, web: Web, daemon: Daemon) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", daemon.port), timeout=60)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=str(web.authority.certificate))
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._socket.sendall(self._out.read())
+        self._in.write(self._socket.recv(65536))
+
+    def finish(self, request: bytes) -> bytes:
+        """Ends the handshake, asks, and returns how the answer begins."""
+        with self._socket:
+            self._tls.do_handshake()
+            self._tls.write(request)
+            self._socket.sendall(self._out.read())
+            while True:
+                self._in.write(self._socket.recv(65536) or b"\0")  # what is no TLS, where the server has gone
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    return self._tls.read(1024)
 
 
 def fingerprint(daemon: Daemon) -> str:
@@ -255,6 +281,7 @@ def test_bcrypt_is_there_only_where_there_are_users(web: Web) -> None:
     for users in ({}, {"basic_auth_users": {"prometheus": hashed(PASSWORD)}}):
         web.write({}, **users)
         with web.daemon() as daemon:
+            assert web.curl(daemon)[0] == (401 if users else 200)  # the worker has its settings before it answers
             assert daemon.process is not None
             pids = (daemon.process.pid, daemon.worker_pid())
             loaded = ["_bcrypt" in Path(f"/proc/{pid}/maps").read_text() for pid in pids]
@@ -265,25 +292,26 @@ def test_bcrypt_is_there_only_where_there_are_users(web: Web) -> None:
 
 
 def test_rotated_certificates(web: Web) -> None:
-    """A certificate that is renewed, key first or certificate first, is served by the same worker, without a reload."""
+    """A certificate that is renewed is served by the same worker, without a reload; who came in by the former stays."""
     web.write({})
     with web.daemon() as daemon:
         worker = daemon.worker_pid()
-
-        def served() -> str:
-            try:
-                return fingerprint(daemon)
-            except (ssl.SSLError, ConnectionError):  # it shook hands with the one that went
-                return ""
-
+        staying = web.scraper(daemon).connect()
+        assert web.scraper(daemon).get(connection=staying)[0].status == 200
+        at = staying.sock
         for name in ("second", "third"):
+            shaking = Handshake(web, daemon)
             new = web.authority.issue(name)
             for one, other in ((web.pair.key, new.key), (web.pair.certificate, new.certificate)):
                 other.chmod(0o600)
                 other.rename(one)
             expected = openssl_fingerprint(web.pair.certificate.read_text())
-            wait(daemon, lambda expected=expected: served() == expected)  # type: ignore[misc]  # bound now
+            wait(daemon, lambda expected=expected: fingerprint(daemon) == expected)  # type: ignore[misc]  # bound now
             assert web.curl(daemon)[0] == 200
+            assert shaking.finish(b"GET /-/healthy HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+            assert web.scraper(daemon).get(connection=staying)[0].status == 200
+        assert staying.sock is at
+        staying.close()
         assert daemon.worker_pid() == worker
 
 

@@ -387,21 +387,35 @@ def test_no_session_carries_a_client_over(authority: Authority, pair: Pair, clie
 
 
 def test_another_certificate_is_served_at_once(authority: Authority, pair: Pair) -> None:
-    """The next handshake has it; who was connected and idle is ended, and comes back."""
+    """The next handshake has it; who was connected stays."""
 
-    async def conversation(connect: Connect, found: Server) -> tuple[list[str], bytes]:
-        idle = await connect(trusting(authority))
-        idle.send(GET)
-        await idle.answer()
+    async def conversation(connect: Connect, found: Server) -> tuple[list[str], Answer]:
+        staying = await connect(trusting(authority))
         names = []
         for one in (pair, authority.issue("other")):
             found.use(Settings(tls=settings(one)))
             client = await connect(trusting(authority))
             subject = client.certificate["subject"]
             names.append(subject[0][0][1])
-        return names, await idle.rest()
+        staying.send(GET)
+        return names, await staying.answer()
 
-    assert changing(conversation, Settings(tls=settings(pair))) == (["server", "other"], b"")
+    names, answer = changing(conversation, Settings(tls=settings(pair)))
+    assert (names, answer.status) == (["server", "other"], 200)
+
+
+@pytest.mark.parametrize("changes", [{"min_version": "TLS13"}, {"clients": REQUIRED}, {"allowed_names": ("other",)}])
+def test_other_terms_end_connections(authority: Authority, pair: Pair, changes: dict[str, object]) -> None:
+    """Who came in by other terms and is idle is ended, and comes back if it may."""
+
+    async def conversation(connect: Connect, found: Server) -> bytes:
+        idle = await connect(trusting(authority))
+        idle.send(GET)
+        await idle.answer()
+        found.use(Settings(tls=settings(pair, client_ca=authority.certificate.read_text(), **changes)))
+        return await idle.rest()
+
+    assert changing(conversation, Settings(tls=settings(pair))) == b""
 
 
 def test_what_stays_leaves_connections_alone(authority: Authority, pair: Pair) -> None:
