@@ -29,6 +29,7 @@ class _Kind:
 
 _QUALIFIERS = frozenset({_Kind.VOLATILE, _Kind.CONST, _Kind.RESTRICT, _Kind.TYPE_TAG})
 _INT_SIGNED = 1
+_INT_BYTES = 4
 
 # words of 4 bytes behind the three that all types have: of the type, and for each of its vlen parts
 _EXTRA = {_Kind.INT: 1, _Kind.ARRAY: 3, _Kind.VARIABLE: 1, _Kind.DECLARATION_TAG: 1}
@@ -115,10 +116,11 @@ class _Object:
         Reads the raw data: libbpf's own way from type to type takes five times as long.
         """
         if kind not in self._indices:
-            self._indices[kind] = dict(reversed(list(self._scan(kind))))
+            self._indices[kind] = dict(reversed(list(self.scan(kind))))
         return self._indices[kind]
 
-    def _scan(self, kind: int) -> Iterator[tuple[str, int]]:
+    def scan(self, kind: int) -> Iterator[tuple[str, int]]:
+        """Yields the names and numbers of all types of a kind, of this object alone."""
         size = ctypes.c_uint32()
         data = ctypes.string_at(_lib.btf__raw_data(self._pointer, ctypes.byref(size)), size.value)
         _, _, _, header, start, length, _, _ = _HEADER.unpack_from(data)
@@ -226,6 +228,13 @@ class Btf:
             if number := item.find(rest if keyword in ("struct", "union", "enum") else word, *kinds):
                 return self._type(origin | number)
         return None
+
+    def sized_enums(self) -> Iterator[tuple[str, int]]:
+        """Yields vmlinux' enums that are no int: the name of the first enumerator, and the size in bytes."""
+        for _, number in self._vmlinux.scan(_Kind.ENUM):
+            record = self._vmlinux.record(number)
+            if record.vlen and record.rest != _INT_BYTES:
+                yield self._vmlinux.text(record.words(1)[0]), record.rest
 
     def target(self, kind: Type) -> Type:
         """Returns what a pointer points to; by its name where it was not read from BTF. Raises HookError."""

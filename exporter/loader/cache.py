@@ -16,19 +16,22 @@ from pathlib import Path
 from exporter.loader import compile, headers
 from exporter.loader.bytecode import Bytecode
 
-# a file of the user's own, with anything in it at the next start: what was compiled with it is not kept
-_OF_THE_USER = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"', re.MULTILINE)
+# What may bring in a file of the user's own, with anything in it at the next start: all that does not plainly name one
+# of the kernel's. What was compiled with it is not kept.
+_OF_THE_USER = re.compile(r"\b(?:include|include_next|import|__has_include\w*)\b(?!\s*<\w)")
 _DIGEST = hashlib.sha256().digest_size
 
 
-def compiled(name: str, source: str) -> Bytecode:
+def compiled(name: str, source: str, folder: Path | None = None) -> Bytecode:
     """Returns the bytecode of a probe's whole C: kept from before, or compiled and kept. Raises ProbeError.
+
+    folder is where the probe's own headers are.
 
     That it can't be kept, on a full disk say, is no harm but the next start's second.
     """
     kernel_source = headers.prepare()
-    if _OF_THE_USER.search(source):
-        return compile.compile_source(name, source, kernel_source)
+    if _OF_THE_USER.search(_bare(source).replace("\\\n", "")):
+        return compile.compile_source(name, source, kernel_source, folder)
     file = headers.cache() / f"bytecode-{_key(source, kernel_source)}"
     kept = _read(file)
     if kept is not None:
@@ -52,11 +55,14 @@ def _write(file: Path, fresh: Bytecode) -> None:
         work.unlink(missing_ok=True)
 
 
+def _bare(source: str) -> str:
+    """Returns C without where it lies, which is for the compiler's messages alone."""
+    return re.sub(r'^#line 1 ".*"$', "", source, flags=re.MULTILINE)
+
+
 def _key(source: str, kernel_source: str) -> str:
-    # where the C lies is for the compiler's messages alone
-    bare = re.sub(r'^#line 1 ".*"$', "", source, flags=re.MULTILINE)
     ours = [Path(__file__).with_name(name).read_text() for name in ("compile.py", "bytecode.py")]
-    parts = [bare, headers.kernel_id(), kernel_source, _bcc(), *ours]
+    parts = [_bare(source), headers.kernel_id(), kernel_source, _bcc(), *ours]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

@@ -44,6 +44,13 @@ PRELUDE = r"""
 #define TC_ACT_SHOT 2
 #endif
 
+/* Of an addition of nothing clang makes another atomic instruction, which kernels before 5.12 do not have. */
+static __always_inline void EBPF_add_to(u64 *at, u64 amount)
+{
+    if (amount)
+        lock_xadd(at, amount);
+}
+
 /* the smallest n with value <= 2**n */
 static __always_inline u32 ceil_log2(u64 value)
 {
@@ -244,7 +251,7 @@ def _body(table: Table) -> str:
         added = ["1", "value"]
     else:
         added = [_parameter(value) for value in table.values]
-    how = {"": "lock_xadd(&{at}->v[%d], %s);", "last": "{at}->v[%d] = %s;", "max": "keep_max(&{at}->v[%d], %s);"}
+    how = {"": "EBPF_add_to(&{at}->v[%d], %s);", "last": "{at}->v[%d] = %s;", "max": "keep_max(&{at}->v[%d], %s);"}
     adds = [how[table.keep] % (index, amount) for index, amount in enumerate(added)]
 
     def choose(map_name: str, suffix: str, key_type: str, target: str, start: str) -> list[str]:

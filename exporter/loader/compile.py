@@ -4,6 +4,7 @@
 import ctypes
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from exporter.errors import CompileError
@@ -21,13 +22,18 @@ _FLAGS = [
     # after it has another offset. BCC says so itself from 0.37 on (c3f35ecc).
     "-fms-extensions",
     "-Wno-microsoft-anon-tag",
+    # BCC compiles for this host's processor first, and that for BPF, which aligns 128 bits to 16 bytes and not to 8. Of
+    # what bpftool pads with, bit fields of 64 bits, clang would make a number of 128 and more; what comes after it then
+    # has another offset (the times of 5.10's task_struct: by 16 bytes). So each is to be a number by itself.
+    "-ffine-grained-bitfield-accesses",
 ]
 
 OLDEST = (0, 26)  # what this was made for and is tested with: Debian 12's
 
 
-def compile_source(name: str, text: str, kernel_source: str) -> Bytecode:
-    """Compiles a probe's whole C. kernel_source is what ``headers.prepare`` returned.
+def compile_source(name: str, text: str, kernel_source: str, folder: Path | None = None) -> Bytecode:
+    """Compiles a probe's whole C. kernel_source is what ``headers.prepare`` returned; folder is where the probe's own
+    headers are, those that are included in quotation marks. The working directory is / meanwhile.
 
     Raises CompileError. What the compiler says goes to descriptor 2, also where BCC then crashes (0.26 does, on some
     errors in C that declares maps): who started this process keeps it.
@@ -50,12 +56,31 @@ def compile_source(name: str, text: str, kernel_source: str) -> Bytecode:
         def _trace_autoload(self) -> None:
             """BCC would load and attach what is named tracepoint__…; here that is the next step's work."""
 
+    flags = list(_FLAGS)
+    if "__sync_val_compare_and_swap" in text:
+        flags.append("-mcpu=v3")
+    if folder:
+        flags += ["-iquote", _in_utf8(folder.absolute())]
+    before = os.open(".", os.O_PATH)
+    os.chdir("/")  # BCC looks there ahead of everywhere: a vmlinux.h of somebody's would be the kernel's
     try:
-        atomics = ["-mcpu=v3"] if "__sync_val_compare_and_swap" in text else []
-        module = Module(text=text.encode("utf-8", "surrogateescape"), cflags=_FLAGS + atomics)  # of a str it warns
+        module = Module(text=text.encode("utf-8", "surrogateescape"), cflags=flags)  # of a str it warns
     except Exception as error:  # BCC raises the bare class
         raise CompileError(f"cannot compile {name}: {error}") from error
+    finally:
+        os.fchdir(before)
+        os.close(before)
     return _extract(lib, module.module, __version__)
+
+
+def _in_utf8(folder: Path) -> str:
+    """Returns the path of a folder for BCC, which takes no other encoding."""
+    path = str(folder)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise CompileError(f"cannot include from {path!a}, which is no UTF-8: rename the folder") from error
+    return path
 
 
 def too_old(version: str) -> bool:

@@ -15,10 +15,12 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from exporter import folders
 from exporter.errors import HeadersError
+from exporter.hooks.btf import Btf
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 CACHE = Path("/var/cache/ebpf-exporter")
@@ -54,11 +56,21 @@ _HELPERS = """
     cgrp_storage_delete
 """.split()
 
+_ENUM = re.compile(r"(\benum (?:\w+ )?\{\s*(\w+)[^}]*\})(?! __attribute__)")
+_MODES = {1: "QI", 2: "HI"}  # as compilers name integers of so many bytes
+
 
 def helper(number: int) -> str:
     """Returns the name of one of these helpers, ``bpf_snprintf``; of another its number."""
     at = number - _FIRST_HELPER
     return f"bpf_{_HELPERS[at]}" if 0 <= at < len(_HELPERS) else f"{number}"
+
+
+def version(release: str) -> tuple[int, int, int]:
+    """Returns the numbers of a kernel's release, ``6.1.0-18-amd64``; zeros where it has none."""
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
+    major, minor, patch = (int(part or 0) for part in numbers.groups()) if numbers else (0, 0, 0)
+    return major, minor, patch
 
 
 def cache() -> Path:
@@ -147,14 +159,25 @@ def _make(tree: Path) -> None:
         raise HeadersError(f"cannot run bpftool: {error}; install the package bpftool") from error
     if dump.returncode:
         raise HeadersError(f"bpftool cannot read {BTF}", dump.stderr.decode(errors="backslashreplace"))
-    (include / "vmlinux.h").write_bytes(dump.stdout)
-    (include / "linux" / "kconfig.h").write_text(kconfig(dump.stdout.decode(), platform.release()))
+    types = sized(dump.stdout.decode(), dict(Btf.load().sized_enums()))
+    (include / "vmlinux.h").write_text(types)
+    (include / "linux" / "kconfig.h").write_text(kconfig(types, platform.release()))
+
+
+def sized(vmlinux: str, sizes: Mapping[str, int]) -> str:
+    """Returns types in C whose enums take as many bytes as the kernel's. sizes has those that are no int, by the first
+    enumerator. bpftool says nothing of them before 7.2, and what comes after one, in struct inode say, is misplaced."""
+
+    def with_size(found: re.Match[str]) -> str:
+        mode = _MODES.get(sizes.get(found[2], 0))
+        return found[1] + (f" __attribute__((mode({mode})))" if mode else "")
+
+    return _ENUM.sub(with_size, vmlinux)
 
 
 def kconfig(vmlinux: str, release: str) -> str:
     """Returns the text of ``linux/kconfig.h``: what BTF does not have, macros, and helpers newer than the kernel."""
-    version = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
-    numbers = ",".join(part or "0" for part in version.groups()) if version else "0,0,0"
+    numbers = ",".join(map(str, version(release)))
     known = set(re.findall(r"\bBPF_FUNC_(\w+)\b", vmlinux))
     missing = [
         f"#define BPF_FUNC_{name} {number}\n"
@@ -169,5 +192,5 @@ def kconfig(vmlinux: str, release: str) -> str:
         f"#define LINUX_VERSION_CODE KERNEL_VERSION({numbers})\n"
         "#define __always_inline inline __attribute__((always_inline))\n"
         "#define NULL ((void *)0)\n"
-        '#include "vmlinux.h"\n' + "".join(missing)
+        '#include "../vmlinux.h"\n' + "".join(missing)
     )

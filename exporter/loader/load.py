@@ -47,7 +47,8 @@ def start(probe: Probe, existing: Mapping[str, int] | None = None) -> tuple[Load
     attempts = [Attempt(probe.mechanism_name(mechanism), why, "") for mechanism, why in refused]
     if not made.mechanisms:
         raise NothingHolds("; ".join(why for _, why in refused), "", tuple(attempts))
-    return load(made, cache.compiled(probe.name, c), attempts, existing, _digest(c))
+    bytecode = cache.compiled(probe.name, c, probe.source.parent if probe.source else None)
+    return load(made, bytecode, attempts, existing, _digest(c))
 
 
 def again(

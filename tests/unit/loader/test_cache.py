@@ -18,8 +18,8 @@ class Compiler:
     def __init__(self) -> None:
         self.runs = 0
 
-    def __call__(self, name: str, source: str, kernel_source: str) -> Bytecode:
-        del source, kernel_source
+    def __call__(self, name: str, source: str, kernel_source: str, folder: Path | None = None) -> Bytecode:
+        del source, kernel_source, folder
         if name == "broken":
             raise CompileError("no")
         self.runs += 1
@@ -49,11 +49,32 @@ def test_the_second_compile_is_none(compiler: Compiler) -> None:
     assert [path.name.partition("-")[0] for path in kept()] == ["bytecode"]
 
 
-def test_what_includes_a_file_of_the_users_is_compiled_each_time(compiler: Compiler) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        '#include "/probes/p.h"',
+        '# /**/ include/**/"p.h"',
+        '#inc\\\nlude "p.h"',
+        '#define OWN "p.h"\n#include OWN',
+        "#include </probes/p.h>",
+        '#include_next "p.h"',
+        '#import "p.h"',
+        '#if __has_include("p.h")',
+    ],
+)
+def test_what_includes_a_file_of_the_users_is_compiled_each_time(compiler: Compiler, line: str) -> None:
     """Nobody knows what will be in that file at the next start."""
     for _ in range(2):
-        cache.compiled("p", SOURCE + '#include "/probes/p.h"\n')
+        cache.compiled("p", f"{SOURCE}{line}\n")
     assert compiler.runs == 2
+
+
+@pytest.mark.parametrize("path", ["/probes/p.c", "/usr/include/p.c"])
+def test_what_includes_headers_of_the_kernel_is_kept(compiler: Compiler, path: str) -> None:
+    """They are what they were, as long as the kernel is; and the C may lie anywhere."""
+    for _ in range(2):
+        cache.compiled("p", SOURCE.replace("/probes/p.c", path) + "#include <linux/fs.h>\n# include<linux/sched.h>\n")
+    assert compiler.runs == 1
 
 
 def test_where_the_c_lies_does_not_matter(compiler: Compiler) -> None:

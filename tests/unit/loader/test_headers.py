@@ -97,8 +97,24 @@ def test_version_code(release: str, arguments: str) -> None:
 def test_types_are_included_ahead_of_what_they_lack() -> None:
     """vmlinux.h is included once, after the guards of the headers that it stands for."""
     text = headers.kconfig("", "6.1.0")
-    assert text.count('#include "vmlinux.h"') == 1
-    assert text.index("#define __LINUX_BPF_H__") < text.index('#include "vmlinux.h"') < text.index("#define BPF_FUNC_")
+    assert text.count('#include "../vmlinux.h"') == 1
+    assert (
+        text.index("#define __LINUX_BPF_H__") < text.index('#include "../vmlinux.h"') < text.index("#define BPF_FUNC_")
+    )
+
+
+def test_enums_have_their_sizes() -> None:
+    """Those that are no int are said so, wherever they stand; all others, and what is said already, stay."""
+    plain = "enum plain {\n\tPLAIN = 0,\n};\n"
+    said = "enum said {\n\tSAID = 0,\n} __attribute__((mode(byte)));\n"
+    within = "struct holder {\n\tenum {\n\t\tWITHIN = 0,\n\t\tOTHER = 1,\n\t} state;\n};\n"
+    text = (
+        plain + said + within + "typedef enum {\n\tTWO = 0,\n} two_t;\nenum one {\n\tONE = 0,\n\tPLAIN_TOO = 1,\n};\n"
+    )
+    expected = text.replace("} state;", "} __attribute__((mode(QI))) state;")
+    expected = expected.replace("} two_t;", "} __attribute__((mode(HI))) two_t;")
+    expected = expected[:-2] + " __attribute__((mode(QI)));\n"
+    assert headers.sized(text, {"SAID": 1, "WITHIN": 1, "TWO": 2, "ONE": 1, "PLAIN_TOO": 1, "EIGHT": 8}) == expected
 
 
 @pytest.fixture
