@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,9 +40,15 @@ _SAMPLE_RATE = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 
 _IOC_SET_BPF = 0x40042408
 
+# Raw tracepoints whose events a program's own work can cause, with the systems of their tracepoints. Before 6.1 it is
+# run for these events too, until the kernel's stack ends (05b24ff9b2cf, bpf: Prevent bpf program recursion for raw
+# tracepoint probes).
+_OF_ITSELF = {"page_fault_kernel": "exceptions", "contention_begin": "lock", "contention_end": "lock"}
+_KEPT_FROM_ITSELF = (6, 1, 0)
+
 # what a kernel says that takes every atomic instruction for an addition: before 5.12
 # (5ffa25502b5a, bpf: Add instructions for atomic_[cmp]xchg)
-_NO_ATOMICS = "BPF_XADD uses reserved fields"
+_NO_ATOMICS = ("BPF_STX uses reserved fields", "BPF_XADD uses reserved fields")
 _UNKNOWN_HELPER = re.compile(r"invalid func unknown#(\d+)")
 
 # family -> type of program, and attach type where the program is loaded for one function
@@ -121,8 +128,8 @@ def _last_line(error: libbpf.Refused) -> str:
     lines = [line for line in error.log.splitlines() if line and not line.startswith(("processed ", "verification"))]
     if not lines:
         return str(error.strerror)
-    if lines[-1] == _NO_ATOMICS:
-        return "this kernel has no atomic instruction that compares and exchanges (since 5.12), which keep: max wants"
+    if lines[-1] in _NO_ATOMICS:
+        return "this kernel has no atomic instructions but additions (others since 5.12); keep: max wants one"
     if unknown := _UNKNOWN_HELPER.fullmatch(lines[-1]):
         return f"this kernel has no helper {headers.helper(int(unknown[1]))}"
     return f"{lines[-1]} ({error.strerror})"
@@ -142,6 +149,11 @@ def attach(hook: Hook, program: int) -> list[int]:
         if hook.family in ON_EACH_CPU:
             return _on_each_cpu(hook, program)
         name = hook.target if hook.family == "rawtracepoint" else None
+        if name in _OF_ITSELF and headers.version(platform.release()) < _KEPT_FROM_ITSELF:
+            raise AttachError(
+                f"cannot attach to {hook}: a program that causes its own event there brings a kernel before 6.1 down;"
+                f" use tracepoint:{_OF_ITSELF[name]}:{name}"
+            )
         return [libbpf.raw_tracepoint_open(name, program)]
     except NoSuchHook as error:
         if hook.family == "tracepoint":

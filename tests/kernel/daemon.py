@@ -4,6 +4,7 @@
 import http.client
 import json
 import os
+import platform
 import queue
 import signal
 import socket
@@ -20,8 +21,12 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.loader import headers
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ROOT / "deploy" / "ebpf-exporter"
+# the worker's capabilities, as a mask: before 5.19 CAP_BPF alone, where bpf(2) is not for everybody, as on Debian
+WORKERS = 0 if headers.version(platform.release()) >= (5, 19, 0) else 1 << 39
 START_SECONDS = 300  # on an emulated machine; a real one takes two
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -179,7 +179,7 @@ def test_namespaces_that_come_and_go(way: Sequence[str]) -> None:
         assert not any(attached(f"ebpf-m{number}") for number in range(20))
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_labels_are_the_configs(way: Sequence[str]) -> None:
     """By container alone, both directions are one series."""
     probes = {"container_net": {"labels": ["container"], "metrics": [PACKETS]}}

@@ -3,15 +3,15 @@
 
 import socket
 import struct
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 
 import pytest
 
 from tests.kernel.daemon import Daemon, by, count
 from tests.kernel.tc import way
-from tests.kernel.wires import ETHERNET, Link, frame, inside, ip, ipv6, link
+from tests.kernel.wires import ETHERNET, Link, Port, frame, inside, ip, ipv6, link
 
 __all__ = ["way"]  # a fixture
 
@@ -103,19 +103,26 @@ def test_rules_hold_for_their_containers_and_directions(way: Sequence[str]) -> N
             assert met(daemon, "seen", direction="ingress") == 0
 
 
+@contextmanager
+def without_mail(name: str, way: Sequence[str]) -> Iterator[tuple[Daemon, Link, Port, Port]]:
+    """A daemon that drops what is for port 25, a link for large frames, and its ends: here and in the namespace."""
+    rules = [{"name": "mail", "action": "drop", "protocol": "udp", "destination_port": 25}]
+    with (
+        link(name) as pair,
+        Daemon({"container_net": {"rules": rules}}, prefix=way) as daemon,
+        pair.ports() as (here, there),
+    ):
+        for words in (["link", "set", name], ["-n", pair.namespace, "link", "set", "peer"]):
+            ip(*words, "mtu", "60000")
+        yield daemon, pair, here, there
+
+
 @pytest.mark.matrix
 def test_headers_with_tags_and_in_pieces(way: Sequence[str]) -> None:
     """Rules find the ports of a frame whose tag is kept beside it, and of one of which only the first bytes lie in one
     piece; of what they pass nothing is lost."""
-    rules = [{"name": "mail", "action": "drop", "protocol": "udp", "destination_port": 25}]
     large = 40_000
-    with (
-        link("ebpf-p2") as pair,
-        Daemon({"container_net": {"rules": rules}}, prefix=way) as daemon,
-        pair.ports() as (here, there),
-    ):
-        for words in (["link", "set", "ebpf-p2"], ["-n", pair.namespace, "link", "set", "peer"]):
-            ip(*words, "mtu", "60000")
+    with without_mail("ebpf-p2", way) as (daemon, pair, here, there):
         # what comes in has its tag beside it
         there.send([udp(25, tags=TAG)] * 11 + [udp(26, tags=TAG)] * 7)
         daemon.wait_for(lambda: sum(actions(daemon, pair, "egress").values()) == 18, "18")
@@ -130,19 +137,12 @@ def test_headers_with_tags_and_in_pieces(way: Sequence[str]) -> None:
 @pytest.mark.matrix
 def test_extension_headers_in_pieces(way: Sequence[str]) -> None:
     """Rules find the ports of a frame of which the IPv6 header lies in one piece, and the headers behind it do not."""
-    rules = [{"name": "mail", "action": "drop", "protocol": "udp", "destination_port": 25}]
 
     def behind(port: int) -> bytes:
         options = bytes([17, 0, 1, 4, 0, 0, 0, 0])  # UDP follows; one option, of padding
         return ipv6(60, options + struct.pack("!HHHH", 999, port, 8, 0), 40_000)
 
-    with (
-        link("ebpf-p3") as pair,
-        Daemon({"container_net": {"rules": rules}}, prefix=way) as daemon,
-        pair.ports() as (here, there),
-    ):
-        for words in (["link", "set", "ebpf-p3"], ["-n", pair.namespace, "link", "set", "peer"]):
-            ip(*words, "mtu", "60000")
+    with without_mail("ebpf-p3", way) as (daemon, pair, here, there):
         here.send_in_pieces([behind(25)] * 13 + [behind(26)] * 5, first=14 + 40)
         assert [one[64:66] for one in there.receive(5, (IPV6,))] == [struct.pack("!H", 26)] * 5
         daemon.wait_for(lambda: sum(actions(daemon, pair, "ingress").values()) == 18, "18")

@@ -139,6 +139,7 @@ def documented(name: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("name", NAMES)
 def test_each_example_is_documented(name: str) -> None:
     """Who reads of examples finds all of them, as they are."""

@@ -42,7 +42,7 @@ def _named(folder: Path, name: str) -> Path:
     return named
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_labels_left_out_are_not_on_the_page_and_sums_hold(tmp_path: Path, workload: Workload) -> None:
     """With the label result alone there is no comm, and failures that nobody else has are counted to the last one."""
     (tmp_path / "file").touch()
@@ -54,7 +54,7 @@ def test_labels_left_out_are_not_on_the_page_and_sums_hold(tmp_path: Path, workl
     assert count(after, TOTAL, result="EISDIR") - count(before, TOTAL, result="EISDIR") == 2
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_more_names_than_the_kernel_map_holds_are_counted_to_the_last_one(tmp_path: Path, workload: Workload) -> None:
     """20,011 process names against maps of 10,240 and a budget of 100 series: no event is lost."""
     file = tmp_path / "file"

@@ -60,6 +60,7 @@ def test_ten_thousand_networks(tmp_path: Path, version: int) -> None:
     assert min(expected.count("drop"), expected.count("pass")) > 1_000
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     ("count", "sets", "each"),
     [
@@ -98,7 +99,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 @pytest.mark.parametrize("count", [1, 65, 10_000])
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_each_condition_alone(tmp_path: Path, condition: str, count: int) -> None:
@@ -113,7 +114,7 @@ def test_each_condition_alone(tmp_path: Path, condition: str, count: int) -> Non
     assert met
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 @pytest.mark.parametrize("count", [64, 65, 300])
 def test_more_rules_than_are_counted_by_name(tmp_path: Path, count: int) -> None:
     """A packet that meets many rules is counted by the first 64, by the one that decides, and else under (other)."""

@@ -96,7 +96,7 @@ def test_why_xdp_is_not_native() -> None:
     assert [hook for _, hook in only_native["attachments"]] == ["xdp:ebpf-t6 (native)"]
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_an_interface_that_is_renamed_and_moved() -> None:
     """XDP is on an interface while it is here and its name is wanted, and every frame is counted once."""
     with (
@@ -132,7 +132,7 @@ def test_an_interface_that_is_renamed_and_moved() -> None:
         counts("ebpf-u2", 11)
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_an_interface_that_goes_and_comes_back() -> None:
     """Without its interface the probe is degraded and says why; with it back, it counts on from where it was."""
     with link("ebpf-t2") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t2"]}}) as daemon:
@@ -150,7 +150,7 @@ def test_an_interface_that_goes_and_comes_back() -> None:
     assert count(samples, "ebpf_exporter_probe_up", probe="xdp") == 1
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_a_glob_takes_interfaces_as_they_come() -> None:
     """An interface that appears later and matches is counted too."""
     with Daemon({"xdp": {"interfaces": ["ebpf-g*"]}}) as daemon:
@@ -175,7 +175,7 @@ def test_the_default_is_the_interface_of_the_default_route() -> None:
         assert status["reason"] == "there is no default route: name the interfaces"
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_an_interface_whose_name_is_no_text() -> None:
     """A default route through an interface whose name is no UTF-8 is followed; the page stays a page."""
     name = b"ebpf-\xff"
@@ -196,7 +196,7 @@ def test_an_interface_whose_name_is_no_text() -> None:
     assert "xdp:ebpf-\\xff (native)" in hooks
 
 
-@pytest.mark.matrix
+@pytest.mark.anywhere
 def test_an_index_that_came_back_as_another_interface() -> None:
     """An interface that was replaced by one of the same index while nobody looked is attached to again."""
     with link("ebpf-t5") as pair, Daemon({"xdp": {"interfaces": ["ebpf-t5"]}}) as daemon:

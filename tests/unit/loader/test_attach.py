@@ -4,6 +4,7 @@
 import errno
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,9 +131,12 @@ def test_processors_that_are_online(monkeypatch: pytest.MonkeyPatch, text: str, 
     [
         ("invalid func unknown#158", "this kernel has no helper bpf_get_current_task_btf"),
         ("invalid func unknown#9999", "this kernel has no helper 9999"),
-        (
-            "BPF_XADD uses reserved fields",
-            "this kernel has no atomic instruction that compares and exchanges (since 5.12), which keep: max wants",
+        *(
+            (
+                f"{instruction} uses reserved fields",
+                "this kernel has no atomic instructions but additions (others since 5.12); keep: max wants one",
+            )
+            for instruction in ("BPF_STX", "BPF_XADD")
         ),
         ("R1 invalid mem access 'inv'", "R1 invalid mem access 'inv' (Invalid argument)"),
         ("", "Invalid argument"),
@@ -148,3 +152,24 @@ def test_why_the_verifier_refuses_a_program(said: str, why: str, monkeypatch: py
     with pytest.raises(LoadError) as told:
         attach.load_for(Hook("kprobe", "vfs_read"), "on_read", b"")
     assert told.value.reason == f"kprobe:vfs_read: the kernel refuses the program on_read: {why}"
+
+
+@pytest.mark.parametrize("release", ["5.10.0-32-amd64", "6.0.12"])
+def test_a_program_that_could_run_for_itself_is_refused(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    """Where the kernel would run it for its own faults without end; what does no harm is said."""
+    monkeypatch.setattr(platform, "release", lambda: release)
+    with pytest.raises(AttachError, match=r"before 6\.1 down; use tracepoint:exceptions:page_fault_kernel$"):
+        attach.attach(Hook("rawtracepoint", "page_fault_kernel"), 7)
+
+
+def test_a_raw_tracepoint_is_attached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others everywhere, and those where the kernel keeps a program from itself."""
+    monkeypatch.setattr(libbpf, "raw_tracepoint_open", lambda name, program: f"{name} by {program}")
+    for release, name in (
+        ("5.10.0", "sched_switch"),
+        ("6.1.0-18-amd64", "page_fault_kernel"),
+        ("unknown", "sys_enter"),
+    ):
+        monkeypatch.setattr(platform, "release", lambda release=release: release)
+        held: list[object] = [*attach.attach(Hook("rawtracepoint", name), 7)]
+        assert held == [f"{name} by 7"]
