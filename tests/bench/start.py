@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a start takes, to all probes up and the first page, beside BCC programs that are started one by one."""
+"""How long a start takes, to all probes up and the first page, beside BCC programs started one by one; and a stop."""
 
 import shutil
 import statistics
@@ -19,14 +19,17 @@ CLOUDFLARE_SECONDS = (("one program", 0.14), ("six programs", 0.23))  # see scra
 
 
 def section(bench: Bench) -> Result:
-    first, second = [], []
+    first, second, stops = [], [], []
     for _ in range(bench.times):
         folder = _never_compiled(bench)
-        first.append(_ours(folder))
-        second.append(_ours(folder))
+        first.append(_ours(folder)[0])
+        start, stop = _ours(folder)
+        second.append(start)
+        stops.append(stop)
     rows: list[Sequence[str]] = [
         ["ours, five probes, first start (compiles)", spread(first, 2)],
         ["ours, five probes, second start", spread(second, 2)],
+        ["ours, five probes, a stop", spread(stops, 2)],
     ]
     one_by_one = [_one_by_one(bench) for _ in range(bench.times)]
     for number, name in enumerate(BCC):
@@ -55,15 +58,19 @@ def _never_compiled(bench: Bench) -> Path:
     return folder
 
 
-def _ours(folder: Path) -> float:
-    """The default config, to all probes up and the first 200. Returns the seconds."""
+def _ours(folder: Path) -> tuple[float, float]:
+    """The default config, to all probes up and the first 200; and its stop. Returns the seconds of each."""
     began = time.monotonic()
     with Daemon(DEFAULT, folder=folder) as daemon:
         response, _ = daemon.get("/metrics")
         took = time.monotonic() - began
         assert response.status == 200
         assert count(daemon.samples(), "ebpf_exporter_probe_up") == len(DEFAULT), daemon.log()
-    return took
+        assert daemon.process
+        began = time.monotonic()
+        daemon.process.terminate()
+        daemon.process.wait()
+        return took, time.monotonic() - began
 
 
 def _one_by_one(bench: Bench) -> list[float | str]:
