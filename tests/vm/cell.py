@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from exporter import selftest
+from exporter.probe import Selftest
 from tests.kernel.daemon import ROOT, Samples, count, parsed
 from tests.vm import package
 
@@ -51,6 +53,7 @@ WantedBy=multi-user.target
 # programs of ours by name, so that what they do is told from what all others do
 COPIES = Path("/var/tmp/cell")
 TRUE, CAT, SHELL = "cell-true", "cell-cat", "cell-word"
+SHELL_SECONDS = 300.0
 
 SEND = """
 import socket, sys
@@ -59,9 +62,9 @@ for _ in range(11):
 """
 
 
-def run(*command: str, text: str | None = None) -> str:
+def run(*command: str) -> str:
     """Returns what a command prints; what it says when it fails ends the step."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, input=text)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -165,8 +168,8 @@ def _opens() -> None:
 
 
 def _commands() -> None:
-    typed = f"{SHELL} 1\n" * 5 + "exit\n"
-    run("script", "--quiet", "--command", "bash --norc --noprofile -i", "/dev/null", text=typed)
+    shell = Selftest(("/bin/bash", "--norc", "--noprofile", "-i"), f"{SHELL} 1\n" * 5 + "exit 0\n")
+    require(not (why := selftest.run(shell, SHELL_SECONDS)), why)
 
 
 def _packets() -> None:

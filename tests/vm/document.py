@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ def write(outcomes: Sequence[Outcome]) -> None:
     ordered = sorted(outcomes, key=lambda one: list(CELLS).index(one.cell))
     text = DOCUMENT.read_text()
     for name, block in (
-        ("results", f"{_head()}\n\n{_results(ordered)}"),
+        ("results", f"`sudo tests/vm/run --all`, with the package of {__version__}.\n\n{_results(ordered)}"),
         ("mechanisms", _mechanisms(ordered)),
         ("reasons", _reasons(ordered)),
     ):
@@ -30,19 +29,13 @@ def write(outcomes: Sequence[Outcome]) -> None:
     DOCUMENT.write_text(text)
 
 
-def _head() -> str:
-    today = datetime.datetime.now(tz=datetime.UTC)
-    return f"`sudo tests/vm/run --all`, {today:%Y-%m-%d}, with the package of {__version__}."
-
-
 def _results(outcomes: Sequence[Outcome]) -> str:
     rows = []
     for one in outcomes:
         failed = [name for name, (good, _) in one.steps.items() if not good]
-        rows.append(
-            [one.cell, one.kernel, one.userland, one.bcc, one.python, "; ".join(failed) or "ok", one.tests or "none"]
-        )
-    return table(["cell", "kernel", "userland", "BCC", "Python", "failed", "tests"], rows)
+        verdict = "the emulator" if one.of_emulator else "; ".join(failed) or "ok"
+        rows.append([one.cell, one.date, one.kernel, one.userland, one.bcc, one.python, verdict, one.tests or "none"])
+    return table(["cell", "date", "kernel", "userland", "BCC", "Python", "failed", "tests"], rows)
 
 
 def _mechanisms(outcomes: Sequence[Outcome]) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import datetime
+import hashlib
 import json
+import re
 import shlex
 import signal
 import time
@@ -25,12 +28,15 @@ from tests.vm.machine import CommandTimeoutError, Machine, MachineError
 IN_GUEST = "/root/ebpf-exporter"
 STEP_SECONDS = 900.0
 TESTS_SECONDS = 3 * 3600.0
+ATTEMPTS = 3  # of a cell whose machine the emulator brings down
 PR_SET_PDEATHSIG = 1
 
 ESSENTIAL = frozenset({"boot", "prepare", "install", "reboot"})  # steps without which there is no sense in the next
 
 # the probes of the config that is shipped
 ALL = ("file_io", "file_opens", "shell_commands", "process_execs", "xdp")
+
+_SUMMARY = re.compile(r"\d+ (?:passed|failed|error).* in [\d.]+s")  # pytest's last line
 
 VERSIONS = r"""
 uname -r; . /etc/os-release; echo "$PRETTY_NAME"; python3 --version | cut -d' ' -f2
@@ -64,7 +70,7 @@ def _cells() -> Iterator[Cell]:
     for image in ("debian-12-bullseye", "debian-12", "debian-13", "debian-12-backports", "debian-sid"):
         # and upgrades, configs and faults under systemd, on one of them
         yield Cell(image, tests=("tests/kernel", "tests/vm")) if image == "debian-12" else Cell(image)
-        yield Cell(image, headers=True)
+        yield Cell(image, headers=True, brief=True)  # where there is BTF, nothing is made of the headers
     # without BTF, kernel functions have no arguments that are known
     yield Cell("debian-12-bullseye", headers=True, btf=False, tests=("tests/kernel/test_file_io.py",))
     yield Cell("debian-12-bullseye", btf=False, running=(), tests=())
@@ -79,11 +85,14 @@ CELLS = {cell.name: cell for cell in _cells()}
 class Outcome:
     """What became of a cell: by its steps ok or failed, and the processor time it took until then, in seconds.
 
-    doctor is what that printed there. seconds are of the clock. tests is how many passed.
-    failures has what failed steps said.
+    date is when its last attempt began, in UTC. program is what was tested: a digest. doctor is what that printed
+    there. seconds are of the clock. tests is how many passed. failures has what failed steps said. attempt counts
+    from 1; of_emulator says that the machine ended for the emulator's own fault, so that there is sense in another.
     """
 
     cell: str
+    date: str = ""
+    program: str = ""
     kernel: str = ""
     userland: str = ""
     python: str = ""
@@ -93,6 +102,8 @@ class Outcome:
     failures: str = ""
     seconds: float = 0.0
     doctor: dict[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+    of_emulator: bool = False
 
     @property
     def good(self) -> bool:
@@ -105,7 +116,8 @@ class Outcome:
         verdict = "ok" if self.good else f"FAILED: {' '.join(failed)}"
         versions = f"{self.kernel:30} {self.bcc:8} {self.python:8}"
         took = f"{self.seconds / 60:5.1f} min (CPU {cpu / 60:4.1f})"
-        return f"{self.cell:45} {versions} {took}  {verdict}; {self.tests or 'no tests'}"
+        again = f"; attempt {self.attempt}, the emulator failed before" if self.attempt > 1 else ""
+        return f"{self.cell:45} {versions} {took}  {verdict}; {self.tests or 'no tests'}{again}"
 
 
 class _Failed(Exception):
@@ -115,10 +127,13 @@ class _Failed(Exception):
 def run(cells: list[Cell], checkout: Path, logs: Path, jobs: int) -> Iterator[Outcome]:
     """Yields what became of each cell, as they end; so many run at once.
 
-    logs is a folder, and has what was said, a file a cell. Those that a run before found good there are not run again.
+    logs is a folder, and has what was said, a file a cell. Those that a run before found good there, of the same
+    program, are not run again.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    before = {cell: outcome for cell in cells if (outcome := _before(cell, logs)) and outcome.good}
+    program = _program(checkout)
+    found = {cell: _before(cell, logs) for cell in cells}
+    before = {cell: one for cell, one in found.items() if one and one.good and one.program == program}
     yield from before.values()
     cells = [cell for cell in cells if cell not in before]
     for name in dict.fromkeys(cell.image for cell in cells):  # one after the other: they would share the network
@@ -129,6 +144,16 @@ def run(cells: list[Cell], checkout: Path, logs: Path, jobs: int) -> Iterator[Ou
             yield future.result()
     finally:  # who ends the run wants no further cell
         pool.shutdown(cancel_futures=True)
+
+
+def _program(checkout: Path) -> str:
+    """What a cell installs and tests, as a digest: a row of the table is of no other."""
+    digest = hashlib.sha256()
+    for folder in ("exporter", "bpf", "deploy"):
+        for path in sorted((checkout / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".deb":
+                digest.update(f"{path.relative_to(checkout)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def _before(cell: Cell, logs: Path) -> Outcome | None:
@@ -143,9 +168,21 @@ def _die_with_parent() -> None:
 
 
 def _run(cell: Cell, checkout: Path, logs: Path) -> Outcome:
-    outcome = Outcome(cell.name)
+    for attempt in range(1, ATTEMPTS + 1):
+        outcome = _attempt(cell, checkout, logs, attempt)
+        if not outcome.of_emulator:
+            break
+    return outcome
+
+
+def _attempt(cell: Cell, checkout: Path, logs: Path, attempt: int) -> Outcome:
+    today = f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}"
+    outcome = Outcome(cell.name, today, _program(checkout), attempt=attempt)
     began = time.monotonic()
-    with (logs / f"{cell.name}.log").open("w", buffering=1) as log, contextlib.ExitStack() as resources:
+    with (
+        (logs / f"{cell.name}.log").open("w" if attempt == 1 else "a", buffering=1) as log,
+        contextlib.ExitStack() as resources,
+    ):
         machine = Machine(built(IMAGES[cell.image]), checkout, IN_GUEST, parameters=cell.parameters)
         for name, does in _steps(cell, machine, resources, outcome):
             log.write(f"== {name}\n")
@@ -154,15 +191,17 @@ def _run(cell: Cell, checkout: Path, logs: Path) -> Outcome:
                 words, good = does(), True
             except CommandTimeoutError as error:
                 words = f"{error.output}\n{error}"
-            except (MachineError, _Failed) as error:
+            except MachineError as error:
+                words, outcome.of_emulator = str(error), error.of_emulator
+            except _Failed as error:
                 words = str(error)
             outcome.steps[name] = good, machine.cpu_seconds
             log.write(f"{words}\n")
             if name == "tests":
-                outcome.tests = words.strip().splitlines()[-1]
+                outcome.tests = next(filter(_SUMMARY.match, reversed(words.splitlines())), "")
             if not good:
                 outcome.failures += f"== {cell.name}: {name}\n{words}\n"
-            if not good and name in ESSENTIAL:
+            if outcome.of_emulator or (not good and name in ESSENTIAL):
                 break
     outcome.seconds = time.monotonic() - began
     (logs / f"{cell.name}.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=2))
