@@ -6,11 +6,13 @@ from typing import Any, Self
 
 PATIENCE = 120.0  # seconds after which a condition is taken never to come
 
-# Calls back as soon as a condition holds: after each change of the page it is looked at again.
+# Calls back as soon as a condition holds: after each change of the page it is looked at again. What it asks of an
+# element that is not there yet (a TypeError, of null) does not hold.
 _WHEN = """
 const [condition, done] = [new Function("return " + arguments[0]), arguments[arguments.length - 1]];
 const look = () => {
-    const found = condition();
+    let found = null;
+    try { found = condition(); } catch (error) { if (!(error instanceof TypeError)) throw error; }
     if (found) { observer.disconnect(); done(found); }
 };
 const observer = new MutationObserver(look);
