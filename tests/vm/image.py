@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the disk images that the test machines boot, and keeps them in a cache.
+"""Builds the disk images that the test machines boot, unpacks the emulator that boots them, and keeps both in a cache.
 
 An image is two files: the distribution's own kernel, and its userland as a raw ext4 disk. There is no initial RAM disk:
 Debian's cloud kernels have the drivers of an NVMe disk and of ext4 built in, and a boot without one is much faster
 under emulation.
 
+The emulator is one distribution's, whichever the host is: it is unpacked beside the images, not installed. Debian 12's,
+QEMU 7.2, may run code of a kernel's that another processor has just changed (mended in 8.1): machines panicked at
+breakpoints that were gone.
+
 The cache lies outside the tree: $EBPF_EXPORTER_VM_CACHE, else $XDG_CACHE_HOME/ebpf-exporter-tests, else
-/var/cache/ebpf-exporter-tests. A built image is never changed, so its packages are those of the day it was built;
-remove its folder to have it built again.
+/var/cache/ebpf-exporter-tests. What is in it is never changed, so its packages are those of the day it was made; remove
+its folder to have it made again.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,11 +198,37 @@ _PODMAN = dataclasses.replace(
 IMAGES[_PODMAN.name] = _PODMAN
 
 
+# what emulates: unpacked, and run where it is
+EMULATOR = Image(name="emulator", suite="trixie", packages=("qemu-system-x86",))
+
+
 def built(image: Image) -> BuiltImage:
     """Return the files of `image`, building them first if the cache has none made from the same recipe.
 
     Raises ImageError when a step of the build fails.
     """
+    folder = _kept(image, _build)
+    return BuiltImage(kernel=folder / "vmlinuz", disk=folder / "root.img")
+
+
+def emulator() -> tuple[str, ...]:
+    """Return the words that a command of QEMU's begins with, unpacking it first if the cache has none.
+
+    Raises ImageError when that fails.
+    """
+    root = _kept(EMULATOR, _unpack)
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    return (
+        *("env", f"QEMU_MODULE_DIR={libraries / 'qemu'}"),
+        # with the C library that it was linked with
+        *(str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)),
+        str(root / "usr/bin/qemu-system-x86_64"),
+        *(word for name in ("qemu", "seabios") for word in ("-L", str(root / "usr/share" / name))),
+    )
+
+
+def _kept(image: Image, make: Callable[[Image, Path], None]) -> Path:
+    """Return the folder of the cache that has what `make` makes of `image`, made first if there is none."""
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -207,10 +237,10 @@ def built(image: Image) -> BuiltImage:
     folder = cache / f"{image.name}-{_recipe_hash(image)}"
     with _locked(cache / f"{image.name}.lock"):
         if not folder.is_dir():
-            _report(f"building the image {image.name} in {folder}")
+            _report(f"making {image.name} in {folder}")
             _remove_old_builds(image, cache)
-            _build(image, folder)
-    return BuiltImage(kernel=folder / "vmlinuz", disk=folder / "root.img")
+            make(image, folder)
+    return folder
 
 
 def cache_folder() -> Path:
@@ -243,7 +273,7 @@ def _build(image: Image, folder: Path) -> None:
         product = Path(scratch, "product")
         product.mkdir()
         # No initial RAM disk is booted; the kernel's package would spend seconds on making one.
-        _run(_mmdebstrap_command(image, root), {"INITRD": "No", "TMPDIR": scratch})
+        _run(_mmdebstrap_command(image, "apt", root), {"INITRD": "No", "TMPDIR": scratch})
         _configure(root, image)
         _check_kernel(root)
         shutil.copyfile(_only(root, "boot/vmlinuz-*"), product / "vmlinuz")
@@ -252,7 +282,14 @@ def _build(image: Image, folder: Path) -> None:
         product.rename(folder)
 
 
-def _mmdebstrap_command(image: Image, root: Path) -> list[str]:
+def _unpack(image: Image, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{image.name}-", dir=folder.parent) as scratch:
+        root = Path(scratch, "root")
+        _run(_mmdebstrap_command(image, "extract", root), {"TMPDIR": scratch})
+        root.rename(folder)
+
+
+def _mmdebstrap_command(image: Image, variant: str, root: Path) -> list[str]:
     # No mirror is named: mmdebstrap then takes the distribution's own, with its updates and security fixes.
     return [
         # Dies with this process, in namespaces of its own: when the build is killed, none of its processes stays, and
@@ -263,7 +300,7 @@ def _mmdebstrap_command(image: Image, root: Path) -> list[str]:
         "--quiet",
         "--mode=root",
         "--format=directory",
-        "--variant=apt",
+        f"--variant={variant}",
         *(f"--setup-hook={hook}" for hook in _hooks(image)),
         f"--include={','.join(image.packages)}",
         # The build is thrown away as a whole if the host goes down: nothing needs to reach the disk at once.

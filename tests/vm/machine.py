@@ -31,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from tests.vm.image import BuiltImage
+from tests.vm.image import BuiltImage, emulator
 
 BOOT_TIMEOUT = 900.0  # seconds; a boot takes 7 on two idle processors, and a test machine may have many
 ANSWER_TIMEOUT = 60.0  # seconds that the agent may take, after a command's own time is over, to say so
@@ -291,7 +291,7 @@ def _qemu_command(image: BuiltImage, parameters: str, agent: int, archive: int) 
     return [
         # A parent that is killed cannot end QEMU itself.
         *("setpriv", "--pdeathsig", "KILL"),
-        "qemu-system-x86_64",
+        *emulator(),
         *("-accel", "tcg,thread=multi"),
         *("-machine", "q35"),
         # Without what no test uses: nested machines, and a fifth level of page tables to walk. Without cmpxchg16b, of
