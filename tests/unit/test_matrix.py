@@ -50,7 +50,7 @@ def test_a_cell_is_run_again_where_the_emulator_failed(
 ) -> None:
     monkeypatch.setattr(matrix, "built", lambda image: image)
     monkeypatch.setattr(matrix, "Machine", Machines(*consoles))
-    outcome = matrix._run(CELL, tmp_path, tmp_path)
+    outcome = matrix._run(CELL, tmp_path, tmp_path, 60)
     assert not outcome.good
     assert (outcome.attempt, outcome.of_emulator) == (attempts, of_emulator)
     assert "FAILED: boot" in outcome.line

@@ -15,18 +15,25 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
 
 
 def write(outcomes: Sequence[Outcome]) -> None:
-    """Puts the tables where the document has them."""
-    ordered = sorted(outcomes, key=lambda one: list(CELLS).index(one.cell))
+    """Puts the tables of these outcomes where the document has them."""
     text = DOCUMENT.read_text()
     for name, block in (
-        ("results", f"`sudo tests/vm/run --all`, with the package of {__version__}.\n\n{_results(ordered)}"),
-        ("mechanisms", _mechanisms(ordered)),
-        ("reasons", _reasons(ordered)),
+        ("results", f"{_head(outcomes)}\n\n{_results(outcomes)}"),
+        ("mechanisms", _mechanisms(outcomes)),
+        ("reasons", _reasons(outcomes)),
     ):
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         before, _, rest = text.partition(start)
         text = f"{before}{start}{block}{end}{rest.partition(end)[2]}"
     DOCUMENT.write_text(text)
+
+
+def _head(outcomes: Sequence[Outcome]) -> str:
+    programs = len({one.program for one in outcomes})
+    words = f"`sudo tests/vm/run --all`, with the package of {__version__}"
+    words += f" in {programs} states (tests/vm/results.json has which)." if programs > 1 else "."
+    missing = [f"`{name}`" for name in CELLS if name not in {one.cell for one in outcomes}]
+    return f"{words} Not run yet: {', '.join(missing)}." if missing else words
 
 
 def _results(outcomes: Sequence[Outcome]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -22,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.vm.image import IMAGES, built
+from tests.vm.image import IMAGES, built, emulator
 from tests.vm.machine import CommandTimeoutError, Machine, MachineError
 
 IN_GUEST = "/root/ebpf-exporter"
 STEP_SECONDS = 900.0
-TESTS_SECONDS = 3 * 3600.0
 ATTEMPTS = 3  # of a cell whose machine the emulator brings down
 PR_SET_PDEATHSIG = 1
 
@@ -124,30 +122,25 @@ class _Failed(Exception):
     """A step of a cell did not do what it should: what it said."""
 
 
-def run(cells: list[Cell], checkout: Path, logs: Path, jobs: int) -> Iterator[Outcome]:
+def run(cells: list[Cell], checkout: Path, logs: Path, jobs: int, tests_seconds: float) -> Iterator[Outcome]:
     """Yields what became of each cell, as they end; so many run at once.
 
-    logs is a folder, and has what was said, a file a cell. Those that a run before found good there, of the same
-    program, are not run again.
+    logs is a folder, and has what was said, a file a cell. tests_seconds is how long a cell's tests may take.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    program = _program(checkout)
-    found = {cell: _before(cell, logs) for cell in cells}
-    before = {cell: one for cell, one in found.items() if one and one.good and one.program == program}
-    yield from before.values()
-    cells = [cell for cell in cells if cell not in before]
+    emulator()
     for name in dict.fromkeys(cell.image for cell in cells):  # one after the other: they would share the network
         built(IMAGES[name])
     pool = ProcessPoolExecutor(jobs, initializer=_die_with_parent)
     try:
-        for future in as_completed(pool.submit(_run, cell, checkout, logs) for cell in cells):
+        for future in as_completed(pool.submit(_run, cell, checkout, logs, tests_seconds) for cell in cells):
             yield future.result()
     finally:  # who ends the run wants no further cell
         pool.shutdown(cancel_futures=True)
 
 
-def _program(checkout: Path) -> str:
-    """What a cell installs and tests, as a digest: a row of the table is of no other."""
+def program(checkout: Path) -> str:
+    """Returns what a cell installs and tests, as a digest: a row of the table is of no other."""
     digest = hashlib.sha256()
     for folder in ("exporter", "bpf", "deploy"):
         for path in sorted((checkout / folder).rglob("*")):
@@ -156,35 +149,28 @@ def _program(checkout: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _before(cell: Cell, logs: Path) -> Outcome | None:
-    try:
-        return Outcome(**json.loads((logs / f"{cell.name}.json").read_text()))
-    except (OSError, ValueError):  # it has not been run, or not to its end
-        return None
-
-
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _run(cell: Cell, checkout: Path, logs: Path) -> Outcome:
+def _run(cell: Cell, checkout: Path, logs: Path, tests_seconds: float) -> Outcome:
     for attempt in range(1, ATTEMPTS + 1):
-        outcome = _attempt(cell, checkout, logs, attempt)
+        outcome = _attempt(cell, checkout, logs, tests_seconds, attempt)
         if not outcome.of_emulator:
             break
     return outcome
 
 
-def _attempt(cell: Cell, checkout: Path, logs: Path, attempt: int) -> Outcome:
+def _attempt(cell: Cell, checkout: Path, logs: Path, tests_seconds: float, attempt: int) -> Outcome:
     today = f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}"
-    outcome = Outcome(cell.name, today, _program(checkout), attempt=attempt)
+    outcome = Outcome(cell.name, today, program(checkout), attempt=attempt)
     began = time.monotonic()
     with (
         (logs / f"{cell.name}.log").open("w" if attempt == 1 else "a", buffering=1) as log,
         contextlib.ExitStack() as resources,
     ):
         machine = Machine(built(IMAGES[cell.image]), checkout, IN_GUEST, parameters=cell.parameters)
-        for name, does in _steps(cell, machine, resources, outcome):
+        for name, does in _steps(cell, machine, resources, outcome, tests_seconds):
             log.write(f"== {name}\n")
             words, good = "", False
             try:
@@ -204,12 +190,11 @@ def _attempt(cell: Cell, checkout: Path, logs: Path, attempt: int) -> Outcome:
             if outcome.of_emulator or (not good and name in ESSENTIAL):
                 break
     outcome.seconds = time.monotonic() - began
-    (logs / f"{cell.name}.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=2))
     return outcome
 
 
 def _steps(
-    cell: Cell, machine: Machine, resources: contextlib.ExitStack, outcome: Outcome
+    cell: Cell, machine: Machine, resources: contextlib.ExitStack, outcome: Outcome, tests_seconds: float
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """Yields the steps of a cell, by their names."""
 
@@ -250,4 +235,4 @@ def _steps(
     yield "remove", step("remove")
     if cell.tests:
         marks = "not anywhere and not matrix" if cell.brief else "not anywhere"
-        yield "tests", lambda: told(f"CELL=1 tests/vm/inside -m '{marks}' {shlex.join(cell.tests)}", TESTS_SECONDS)
+        yield "tests", lambda: told(f"CELL=1 tests/vm/inside -m '{marks}' {shlex.join(cell.tests)}", tests_seconds)
