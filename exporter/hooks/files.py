@@ -4,6 +4,7 @@
 import platform
 import re
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,7 @@ def resolve(name: str) -> Path:
     a program by the system's PATH. Raises UnknownHook where there is none.
     """
     if "/" in name:
-        if not Path(name).is_file():
+        if not _is_file(name):
             raise UnknownHook(f"there is no {name} here")
         return Path(name)
     if found := _libraries.find(name):
@@ -56,6 +57,17 @@ def resolve(name: str) -> Path:
     if program := shutil.which(name, path=_SYSTEM_PATH):
         return Path(program)
     raise UnknownHook(f"there is no library and no program {name} here")
+
+
+def _is_file(name: str) -> bool:
+    """Whether a path is of a file. Raises PermissionError where that can't be seen, which Path.is_file does not from
+    Python 3.14 on."""
+    try:
+        return stat.S_ISREG(Path(name).stat().st_mode)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
 
 
 class _Libraries:

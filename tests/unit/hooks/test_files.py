@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """hooks/files.py: which file a name means, and whether it is the same."""
 
+import errno
+import os
 import re
 import shutil
 from pathlib import Path
@@ -32,6 +34,17 @@ def test_what_is_not_there_is_told(name: str) -> None:
     """A name that is neither, a path that leads nowhere or to a folder."""
     with pytest.raises(UnknownHook, match=f"there is no .*{name}"):
         files.resolve(name)
+
+
+def test_what_may_not_be_seen_is_not_told_to_be_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who attaches says which capability is lacking."""
+
+    def closed(*_: object, **__: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", closed)
+    with pytest.raises(PermissionError):
+        files.resolve("/closed/program")
 
 
 def test_libraries_are_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
