@@ -101,7 +101,10 @@ def prepare() -> str:
         release = platform.release()
         if Path(f"/lib/modules/{release}/build").exists() or Path("/sys/kernel/kheaders.tar.xz").exists():
             return ""
-        raise HeadersError(f"this kernel has no BTF ({BTF}): install its headers, linux-headers-{release}")
+        why = f"this kernel has no BTF ({BTF}): install its headers, linux-headers-{release}"
+        if not Path(f"/lib/modules/{release}").exists():  # the unit hides it, as modules are there too
+            why += ", and have the service see them: systemctl edit ebpf-exporter, [Service] ProtectKernelModules=no"
+        raise HeadersError(why)
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
     tree = cache() / f"headers-{kernel_id()}-{recipe}"
     if not tree.exists():

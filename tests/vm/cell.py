@@ -33,6 +33,7 @@ SERVICE = "ebpf-exporter"
 CONFIG = Path("/etc/ebpf-exporter/config.yaml")
 PAGES = "http://localhost:9435"
 STATUSES = Path("/var/lib/cell-statuses")  # what the service's /probes said, beyond its end
+DROPIN = Path(f"/etc/systemd/system/{SERVICE}.service.d/headers.conf")
 LINKS = Path("/var/lib/cell-links")  # that were there before the service
 OURS, THEIRS, OUTSIDE = "192.0.2.1", "192.0.2.2", "outside"
 
@@ -96,6 +97,9 @@ def prepare(*lacking: str) -> None:
         with Path("/etc/fstab").open("a") as table:
             table.write("tmpfs /sys/kernel/btf tmpfs ro\n")
         run("mount", "/sys/kernel/btf")
+        if "--no-headers" not in lacking:  # as the service says
+            DROPIN.parent.mkdir()
+            DROPIN.write_text("[Service]\nProtectKernelModules=no\n")
     Path("/etc/systemd/system/cell-network.service").write_text(NETWORK)
     run("systemctl", "enable", "--now", "cell-network")
 
@@ -230,6 +234,7 @@ def _how(status: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
 
 def remove() -> None:
     package.purge()
+    shutil.rmtree(DROPIN.parent, ignore_errors=True)  # our own
     found = run("find", "/etc", "/usr", "/var", "/run", "-xdev", "-name", f"*{SERVICE}*").splitlines()
     logs = ("/var/log/", "/var/cache/apt/", "/usr/share/doc/")
     left = [path for path in found if not path.startswith(logs)]
