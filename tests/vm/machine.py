@@ -17,6 +17,7 @@ import collections
 import contextlib
 import json
 import os
+import re
 import shlex
 import socket
 import struct
@@ -54,6 +55,7 @@ PANIC = "Kernel panic - not syncing"
 # A breakpoint that the kernel has taken away again, and that a processor still runs into: QEMU 7.2 with a thread for
 # each processor may go on with code that another has just changed (mended in 8.1). Kernels change theirs as they run.
 STALE_BREAKPOINT = "int3: 0000 ["
+FAILED_ASSERTION = re.compile(r"qemu-system-\w+: .* Assertion `")  # QEMU's own last words
 PANIC_SECONDS = 10.0  # for what a kernel still says; the last line, that the panic is over, some do not come to
 
 # Histories, caches and build products: of no use inside, and large.
@@ -73,7 +75,7 @@ class MachineError(Exception):
     @property
     def of_emulator(self) -> bool:
         """Whether the machine ended for what no processor does: nothing that ran inside can be judged by it."""
-        return any(STALE_BREAKPOINT in line for line in self.console)
+        return any(STALE_BREAKPOINT in line or FAILED_ASSERTION.match(line) for line in self.console)
 
 
 class BootError(MachineError):
