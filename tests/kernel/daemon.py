@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -27,15 +28,24 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ROOT / "deploy" / "ebpf-exporter"
 # the worker's capabilities, as a mask: before 5.19 CAP_BPF alone, where bpf(2) is not for everybody, as on Debian
 WORKERS = 0 if headers.version(platform.release()) >= (5, 19, 0) else 1 << 39
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 START_SECONDS = 300  # on an emulated machine; a real one takes two
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a port that is free at 127.0.0.1 and ::1, none of those that connections are given for their own end."""
+    first = int(LOCAL_PORTS.read_text().split()[0])
+    for port in random.sample(range(10000, first), first - 10000):
+        try:
+            for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                with socket.socket(family) as probe:
+                    probe.bind((address, port))
+        except OSError:
+            continue
+        return port
+    raise AssertionError("no port is free")
 
 
 def count(samples: Samples, name: str, **labels: str) -> float:
