@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import matrix
+from tests.vm import matrix, results
 from tests.vm.machine import BootError
 
 END = "Kernel panic - not syncing: Fatal exception in interrupt"
@@ -59,3 +59,15 @@ def test_a_cell_is_run_again_where_the_emulator_failed(
     # The log keeps what brought each of them down.
     log = (tmp_path / "debian-12.log").read_text()
     assert log.count("the last lines of the console") == attempts
+
+
+def test_outcomes_are_kept_one_a_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the order of the cells, the last of each, without what is for the log."""
+    monkeypatch.setattr(results, "FILE", tmp_path / "results.json")
+    assert results.kept() == []
+    for cell, failures in (("debian-sid", ""), ("debian-12", "much"), ("debian-sid", "more")):
+        results.keep(matrix.Outcome(cell, failures=failures, kernel=failures))
+    assert [(one.cell, one.kernel, one.failures) for one in results.kept()] == [
+        ("debian-12", "much", ""),
+        ("debian-sid", "more", ""),
+    ]
