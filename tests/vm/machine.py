@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boots an image in QEMU and runs commands inside.
 
-The processors are emulated (no KVM), so that the machines run wherever QEMU does. A machine writes to a copy-on-write
-layer that QEMU drops at its end; the image itself is never changed. Nothing of a machine outlives the process that
-started it: QEMU dies with its parent, and the files it needs besides the image have no names.
+The processors are emulated (no KVM), so that the machines run wherever QEMU does. A machine writes to its own copy of
+the image. Nothing of it outlives the process that started it: QEMU dies with its parent, and the files that it needs
+have no names. A machine that reboots does so in a new QEMU: one that resets its machine has hung, and has failed at an
+assertion of its own (iotlb_to_section).
 
     MachineError
     ├── BootError               the machine did not come up
@@ -128,6 +129,7 @@ class Machine:
         self._show_console = show_console
         self._parameters = f"{KERNEL_PARAMETERS} {parameters}"
         self._cpu_seconds = 0.0
+        self._cpu_seconds_before = 0.0  # of the QEMUs that have ended
         self._console: collections.deque[str] = collections.deque(maxlen=CONSOLE_KEPT)
         self._resources = contextlib.ExitStack()
 
@@ -137,8 +139,9 @@ class Machine:
         Raises BootError.
         """
         with contextlib.ExitStack() as resources:
-            self._start_qemu(resources)
+            self._disk = resources.enter_context(_copy(self._image.disk))
             try:
+                self._start_qemu(resources, self._folder)
                 self._wait_until_up()
                 self._copy_folder()
             except (CommandTimeoutError, MachineStoppedError) as error:
@@ -173,8 +176,6 @@ class Machine:
                     sys.stdout.buffer.flush()
                 continue
             text = output.decode(errors="replace")
-            if kind == b"R":
-                raise MachineStoppedError("the machine has rebooted by itself", tuple(self._console))
             if kind == b"X":
                 return Result(returncode=int(payload), output=text)
             raise CommandTimeoutError(f"still running after {timeout:g} s: {command}", tuple(self._console), text)
@@ -186,19 +187,29 @@ class Machine:
             # the name, in brackets, may have blanks; utime and stime are the 14th and 15th column
             columns = Path(f"/proc/{self._qemu.pid}/stat").read_text().rpartition(")")[2].split()
             self._cpu_seconds = (int(columns[11]) + int(columns[12])) / os.sysconf("SC_CLK_TCK")
-        return self._cpu_seconds
+        return self._cpu_seconds_before + self._cpu_seconds
 
     def reboot(self) -> None:
         """Shut the system down and start it again; what was written stays. Raises BootError."""
-        self._ask("systemctl reboot", BOOT_TIMEOUT)
+        try:
+            self._ask("systemctl reboot", BOOT_TIMEOUT)
+            self._await_end()
+            self._start_qemu(self._resources, None)
+            self._wait_until_up()
+        except (CommandTimeoutError, MachineStoppedError) as error:
+            raise BootError(f"the machine did not boot again: {error.reason}", error.console) from error
+
+    def _await_end(self) -> None:
+        """Return when QEMU has ended as it should. Raises MachineStoppedError."""
         deadline = time.monotonic() + BOOT_TIMEOUT
         try:
             # The agent that goes down may still tell how the command ended, or not.
-            while self._receive(deadline)[0] != b"R":
-                continue
-            self._settle()
-        except (CommandTimeoutError, MachineStoppedError) as error:
-            raise BootError(f"the machine did not boot again: {error.reason}", error.console) from error
+            while True:
+                self._receive(deadline)
+        except MachineStoppedError:
+            if self._qemu.poll() != 0:
+                raise
+        self._cpu_seconds_before, self._cpu_seconds = self.cpu_seconds, 0.0
 
     def _ask(self, command: str, timeout: float) -> None:
         request = json.dumps({"command": command, "timeout": timeout})
@@ -207,17 +218,18 @@ class Machine:
         except OSError as error:
             raise self._stopped() from error
 
-    def _start_qemu(self, resources: contextlib.ExitStack) -> None:
+    def _start_qemu(self, resources: contextlib.ExitStack, folder: Path | None) -> None:
         self._agent, agent_of_qemu = socket.socketpair()
         resources.enter_context(self._agent)
         with agent_of_qemu, tempfile.TemporaryFile() as archive:
-            _write_archive(self._folder, archive)
+            _write_archive(folder, archive)
+            files = agent_of_qemu.fileno(), archive.fileno(), self._disk.fileno()
             self._qemu = subprocess.Popen(
-                _qemu_command(self._image, self._parameters, agent_of_qemu.fileno(), archive.fileno()),
+                _qemu_command(self._image.kernel, self._parameters, *files),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(agent_of_qemu.fileno(), archive.fileno()),
+                pass_fds=files,
             )
         resources.callback(self._qemu.wait)
         resources.callback(self._qemu.kill)
@@ -287,9 +299,16 @@ class Machine:
         return MachineStoppedError(reason, console)
 
 
-def _qemu_command(image: BuiltImage, parameters: str, agent: int, archive: int) -> list[str]:
-    """Return the command that boots `image`, with the kernel's parameters, and the file descriptors of the agent's
-    line and of the archive."""
+def _copy(path: Path) -> BinaryIO:
+    """Return a copy of a file, holes left as they are; it has no name."""
+    with tempfile.NamedTemporaryFile(dir=os.environ.get("TMPDIR", "/var/tmp")) as named:  # /tmp may be memory
+        subprocess.run(["cp", path, named.name], check=True)
+        return Path(named.name).open("rb+")
+
+
+def _qemu_command(kernel: Path, parameters: str, agent: int, archive: int, disk: int) -> list[str]:
+    """Return the command that boots `kernel`, with its parameters, and the file descriptors of the agent's line, the
+    archive and the disk."""
     return [
         # A parent that is killed cannot end QEMU itself.
         *("setpriv", "--pdeathsig", "KILL"),
@@ -302,12 +321,12 @@ def _qemu_command(image: BuiltImage, parameters: str, agent: int, archive: int) 
         *("-smp", "2"),
         *("-m", "2G"),
         *("-nodefaults", "-display", "none"),
-        *("-kernel", str(image.kernel)),
+        "-no-reboot",
+        *("-kernel", str(kernel)),
         *("-append", parameters),
         *("-chardev", "stdio,id=console,signal=off"),
         *("-serial", "chardev:console"),
-        # snapshot=on: what is written goes to a temporary file, which has lost its name by the time the machine boots.
-        *("-drive", f"if=none,id=root,format=raw,snapshot=on,cache=unsafe,file={_in_option(image.disk)}"),
+        *("-drive", f"if=none,id=root,format=raw,cache=unsafe,file=/proc/self/fd/{disk}"),
         *("-device", "nvme,serial=root,drive=root"),
         *("-drive", f"if=none,id=archive,format=raw,readonly=on,file=/proc/self/fd/{archive}"),
         *("-device", "virtio-blk-pci,drive=archive"),
@@ -315,11 +334,6 @@ def _qemu_command(image: BuiltImage, parameters: str, agent: int, archive: int) 
         *("-device", "virtio-serial-pci"),
         *("-device", "virtserialport,name=agent,chardev=agent"),
     ]
-
-
-def _in_option(path: Path) -> str:
-    # QEMU's options end at a comma, and a doubled comma stands for one.
-    return str(path).replace(",", ",,")
 
 
 def _write_archive(folder: Path | None, archive: BinaryIO) -> None:
