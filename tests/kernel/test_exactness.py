@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Totals under load, under too many keys, and from two scrapers' eyes."""
 
+import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from exporter.loader import headers
 from tests.kernel.conftest import Workload
 from tests.kernel.daemon import Daemon, Samples, by, count, meanwhile
 
 OPENS = "ebpf_file_opens_total"
 EVENTS = 1_000_003
 MISSED = "ebpf_exporter_events_missed_total"
+# since then programs at the tracepoints of system calls are preempted, and others skipped meanwhile
+MAY_MISS = (7, 2, 0)
 ANY_COST = {"max_cpu_percent": 0}  # an emulated machine may take a minute, and be over the budget of it
 
 
@@ -24,6 +28,12 @@ def scraping(daemon: Daemon, every: float) -> Iterator[list[Samples]]:
     seen: list[Samples] = []
     with meanwhile(lambda: seen.append(daemon.samples()), every):
         yield seen
+
+
+def skipped(samples: Samples) -> int:
+    """Returns how many opens may lack: those that the page says the kernel skipped, and none where it skips none."""
+    told = int(count(samples, MISSED, probe="file_opens"))
+    return told if headers.version(platform.release()) >= MAY_MISS else 0
 
 
 def assert_monotonic(pages: list[Samples]) -> None:
@@ -36,7 +46,7 @@ def assert_monotonic(pages: list[Samples]) -> None:
 
 @pytest.mark.matrix
 def test_not_one_event_is_lost_under_load(workload_binary: Path) -> None:
-    """1,000,003 events of four processes at the highest rate, with scrapes all the while: all are counted."""
+    """1,000,003 events of four processes at the highest rate, with scrapes all the while: all are counted, or told."""
     shares = [EVENTS // 4 + (number < EVENTS % 4) for number in range(4)]
     with Daemon({"file_opens": ANY_COST}, interval="100ms") as daemon, scraping(daemon, 0.05) as seen:
         running = [
@@ -45,10 +55,14 @@ def test_not_one_event_is_lost_under_load(workload_binary: Path) -> None:
         ]
         assert [process.wait() for process in running] == [0, 0, 0, 0]
         samples = daemon.samples()
-    counted = {f"storm-{number}": count(samples, OPENS, comm=f"storm-{number}", result="ENOENT") for number in range(4)}
-    # the dynamic loader looks for one file that is not there, /etc/ld.so.preload
-    lost = [value - share for value, share in zip(counted.values(), shares, strict=True)]
-    assert lost in ([0] * 4, [1] * 4), f"counted {counted}, missed {count(samples, MISSED, probe='file_opens')}"
+    over = [
+        int(count(samples, OPENS, comm=f"storm-{number}", result="ENOENT")) - share
+        for number, share in enumerate(shares)
+    ]
+    extra = max(0, *over)  # a dynamic loader may look for a file that is not there
+    assert extra <= 1
+    lost = [extra - value for value in over]
+    assert sum(lost) <= skipped(samples), lost
     assert seen
     assert_monotonic(seen)
 
@@ -82,7 +96,7 @@ def test_a_million_names_cost_neither_events_nor_memory(tmp_path: Path, workload
     # what this host's other processes opened meanwhile is told by their names where they have series; the rest of them
     # can only be in (other), so the sum is the truth or a little above it
     renamed = sum(value - good_before.get(name, 0) for name, value in good.items() if name not in others)
-    assert 1_000_000 <= renamed <= 1_000_000 + 20_000
+    assert 1_000_000 - skipped(samples) <= renamed <= 1_000_000 + 20_000
     results = len(by(samples, "result", OPENS))
     for page in [*seen, samples]:
         assert count(page, "ebpf_exporter_series", metric=OPENS) <= limit + results
@@ -99,7 +113,8 @@ def test_the_sum_by_result_is_exact_under_too_many_keys(tmp_path: Path, workload
         done = workload("renamer", "renames-fail", tmp_path / "file" / "below", 50_021)
         after = daemon.samples()
     assert done == {"failed": 50_021}
-    assert count(after, OPENS, result="ENOTDIR") - before == 50_021
+    counted = count(after, OPENS, result="ENOTDIR") - before
+    assert 50_021 - skipped(after) <= counted <= 50_021
 
 
 @pytest.mark.anywhere
