@@ -16,14 +16,15 @@ from dataclasses import dataclass
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PROG_ARRAY, MAP_TYPE_ARRAY_OF_MAPS = 1, 2, 3, 12
 PROG_TYPE_KPROBE, PROG_TYPE_SCHED_CLS, PROG_TYPE_TRACEPOINT, PROG_TYPE_XDP, PROG_TYPE_PERF_EVENT = 2, 3, 5, 6, 7
 PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_TRACING = 17, 26
-ATTACH_TRACE_FENTRY, ATTACH_TRACE_FEXIT, ATTACH_XDP, ATTACH_PERF_EVENT = 24, 25, 37, 41
+ATTACH_TRACE_FENTRY, ATTACH_TRACE_FEXIT, ATTACH_XDP, ATTACH_PERF_EVENT, ATTACH_KPROBE_MULTI = 24, 25, 37, 41, 42
 ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 46, 47
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 F_BEFORE = 1 << 3  # of a link: ahead of all programs that are there
 STATS_RUN_TIME = 0
 CMD_MAP_LOOKUP_ELEM, CMD_MAP_UPDATE_ELEM, CMD_OBJ_GET_INFO_BY_FD, CMD_MAP_LOOKUP_AND_DELETE_BATCH = 1, 2, 15, 25
-_LINK_TYPE_PERF_EVENT = 7
+_LINK_TYPE_PERF_EVENT, _LINK_TYPE_KPROBE_MULTI = 7, 8
 _PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE = 3, 4
+_KPROBE_MULTI_RETURN = 1
 
 _LOG_SIZE = 1 << 20  # of the verifier's words the last megabyte is kept
 
@@ -147,6 +148,19 @@ class _LinkCreateOpts(ctypes.Structure):
     ]
 
 
+class _KprobeMultiOpts(ctypes.Structure):
+    """struct bpf_link_create_opts of a link to functions."""
+
+    _fields_ = [
+        *_LinkCreateOpts._fields_,
+        ("kprobe_flags", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+        ("symbols", ctypes.POINTER(ctypes.c_char_p)),
+        ("addresses", ctypes.c_void_p),
+        ("cookies", ctypes.c_void_p),
+    ]
+
+
 class _ProgInfo(ctypes.Structure):
     """The head of struct bpf_prog_info; what is not read here is skipped by its size."""
 
@@ -193,6 +207,21 @@ class _PerfEventLinkInfo(ctypes.Structure):
         ("name_len", ctypes.c_uint32),
         ("offset", ctypes.c_uint32),
         ("addr", ctypes.c_uint64),
+        ("missed", ctypes.c_uint64),
+    ]
+
+
+class _KprobeMultiLinkInfo(ctypes.Structure):
+    """struct bpf_link_info of a link to functions, up to what it missed."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("addresses", ctypes.c_uint64),
+        ("count", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
         ("missed", ctypes.c_uint64),
     ]
 
@@ -329,6 +358,18 @@ def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> 
     return checked(_lib.bpf_link_create(program, target, attach_type, ctypes.byref(opts)), "link")
 
 
+def return_link_create(program: int, function: str | None) -> int:
+    """Attaches a program to the returns of a kernel function, by fprobe. Returns the link; closing it detaches.
+
+    Without a function there is nothing to attach to: EINVAL, or EOPNOTSUPP of a kernel that has no such links.
+    """
+    symbols = (ctypes.c_char_p * 1)(function.encode() if function else None)
+    count = 1 if function else 0
+    size = ctypes.sizeof(_KprobeMultiOpts)
+    opts = _KprobeMultiOpts(size, kprobe_flags=_KPROBE_MULTI_RETURN, count=count, symbols=symbols)
+    return checked(_lib.bpf_link_create(program, 0, ATTACH_KPROBE_MULTI, ctypes.byref(opts)), function or "")
+
+
 def link_update(link: int, program: int) -> None:
     """Gives a link another program, at once: no event is seen by neither or by both."""
     checked(_lib.bpf_link_update(link, program, None), "link update")
@@ -344,14 +385,16 @@ def link_ifindex(fd: int) -> int:
 def link_missed(fd: int) -> int | None:
     """Returns how many events a link's kprobe or kretprobe missed, itself: its program was not even asked for.
 
-    A kretprobe misses the calls of a function while as many of them as it has room for (10, or twice the processors)
-    have not returned. For a link of any other kind 0. Needs no capability, only the descriptor. None where the kernel
-    does not tell (before 6.7, 3acf8ace6823, bpf: Add missed value to kprobe perf link info). Raises OSError where the
-    descriptor is no link.
+    A kretprobe that is a perf event misses the calls of a function while as many of them as it has room for (10, or
+    twice the processors) have not returned. For a link of any other kind 0. Needs no capability, only the descriptor.
+    None where the kernel does not tell (before 6.7, 3acf8ace6823, bpf: Add missed value to kprobe perf link info).
+    Raises OSError where the descriptor is no link.
     """
     info = _PerfEventLinkInfo()
     if _inform(fd, info, "link information") < ctypes.sizeof(info):  # all that this kernel knows of any link
         return None
+    if info.type == _LINK_TYPE_KPROBE_MULTI:
+        return int(_KprobeMultiLinkInfo.from_buffer(info).missed)
     kprobe = info.type == _LINK_TYPE_PERF_EVENT and info.event in (_PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE)
     return int(info.missed) if kprobe else 0
 

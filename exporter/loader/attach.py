@@ -3,7 +3,8 @@
 
 kprobe, kretprobe, uprobe, uretprobe and tracepoint are perf events (perf_event_open(2); the kprobe and uprobe PMUs are
 in the kernel since 4.17), which links hold; so are profile, software and hardware, with one on each processor. fentry,
-fexit and raw tracepoints are links themselves. XDP and TC are in ``network``: interfaces come and go.
+fexit and raw tracepoints are links themselves, and kretprobes where such links have no limit to the calls that have not
+returned. XDP and TC are in ``network``: interfaces come and go.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +41,22 @@ _PMUS = Path("/sys/bus/event_source/devices")
 _SAMPLE_RATE = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 
 _IOC_SET_BPF = 0x40042408
+_NOTHING = bytes.fromhex("b700000000000000 9500000000000000")  # r0 = 0; exit
 
 # Raw tracepoints whose events a program's own work can cause, with the systems of their tracepoints. Before 6.1 it is
 # run for these events too, until the kernel's stack ends (05b24ff9b2cf, bpf: Prevent bpf program recursion for raw
 # tracepoint probes).
 _OF_ITSELF = {"page_fault_kernel": "exceptions", "contention_begin": "lock", "contention_end": "lock"}
 _KEPT_FROM_ITSELF = (6, 1, 0)
+
+# Programs at the tracepoints of system calls are run with preemption since then, and a program that was preempted is
+# skipped for all others on that processor (57918341dd19, bpf: Add sleepable support for classic tracepoint programs).
+_PREEMPTED = (7, 2, 0)
+# How the names of system calls' own functions begin: __x64_sys_openat
+_ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
+# A return probe that is a link has a task's shadow stack to keep its calls on (4346ba160409, fprobe: Rewrite fprobe on
+# function-graph tracer); before, it has room for as few of them as others.
+_RETURN_LINKS = (6, 14, 0)
 
 # what a kernel says that takes every atomic instruction for an addition: before 5.12
 # (5ffa25502b5a, bpf: Add instructions for atomic_[cmp]xchg)
@@ -77,6 +89,8 @@ def exists(hook: Hook) -> bool:
     try:
         if hook.family == "tracepoint":
             _tracepoint_id(hook)
+        elif hook.family in KPROBES:
+            return _has_function(hook)
         elif hook.family in ("uprobe", "uretprobe"):
             _resolve(hook)
         elif hook.family == "usdt":
@@ -86,6 +100,14 @@ def exists(hook: Hook) -> bool:
             return events.offered(kind, event)
     except NoSuchHook:
         return False
+    return True
+
+
+def _has_function(hook: Hook) -> bool:
+    try:
+        os.close(_kprobe_event(hook)[0])
+    except OSError as error:
+        return error.errno != errno.ENOENT
     return True
 
 
@@ -104,11 +126,41 @@ def require(hook: Hook) -> None:
             )
 
 
+def preempted(hooks: Iterable[Hook]) -> bool:
+    """Whether programs at some of these hooks may be preempted, for which they miss events of others."""
+    of_calls = any(hook.family == "tracepoint" and hook.target.startswith("syscalls:") for hook in hooks)
+    return of_calls and _kernel() >= _PREEMPTED
+
+
+def _kernel() -> tuple[int, int, int]:
+    return headers.version(platform.release())
+
+
+@cache
+def _return_links() -> bool:
+    """Whether kretprobes are links here."""
+    if _kernel() < _RETURN_LINKS:
+        return False
+    try:
+        program = libbpf.prog_load(libbpf.PROG_TYPE_KPROBE, "", _NOTHING, libbpf.ATTACH_KPROBE_MULTI)
+    except OSError:
+        return False
+    try:
+        libbpf.return_link_create(program, None)
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    finally:
+        os.close(program)
+    raise AssertionError("a link to nothing")
+
+
 def load_for(hook: Hook, name: str, instructions: bytes) -> int:
     """Loads a program for a hook. Returns its descriptor; raises LoadError with the verifier's words."""
     kind, attach_type = PROGRAM_TYPES[hook.family]
     btf_id = 0
-    if attach_type:
+    if hook.family == "kretprobe" and _return_links():
+        attach_type = libbpf.ATTACH_KPROBE_MULTI
+    if kind == libbpf.PROG_TYPE_TRACING:
         try:
             btf_id = libbpf.vmlinux_btf_id(hook.target, attach_type)
         except OSError as error:
@@ -149,7 +201,7 @@ def attach(hook: Hook, program: int) -> list[int]:
         if hook.family in ON_EACH_CPU:
             return _on_each_cpu(hook, program)
         name = hook.target if hook.family == "rawtracepoint" else None
-        if name in _OF_ITSELF and headers.version(platform.release()) < _KEPT_FROM_ITSELF:
+        if name in _OF_ITSELF and _kernel() < _KEPT_FROM_ITSELF:
             raise AttachError(
                 f"cannot attach to {hook}: a program that causes its own event there brings a kernel before 6.1 down;"
                 f" use tracepoint:{_OF_ITSELF[name]}:{name}"
@@ -242,10 +294,31 @@ def _pmu(name: str) -> tuple[int, int]:
 
 
 def _kprobe(hook: Hook, program: int) -> int:
+    event, function = _kprobe_event(hook)
+    with os.fdopen(event):
+        if hook.family == "kprobe" or not _return_links():
+            return give(event, program)
+    # of several functions of one name a link takes the first: the event was refused then
+    return libbpf.return_link_create(program, function)
+
+
+def _kprobe_event(hook: Hook) -> tuple[int, str]:
+    """Opens a kprobe's perf event. Returns it, and the name that the kernel has for the function: ``sys_openat`` of a
+    system call stands for its own function, whose name begins with the architecture's."""
     kind, return_bit = _pmu("kprobe")
-    name = ctypes.create_string_buffer(hook.target.encode())
     config = return_bit if hook.family == "kretprobe" else 0
-    return _perf_event(kind, config, program, ctypes.addressof(name), 0)
+    names = [hook.target]
+    if hook.target.startswith("sys_"):
+        names.append(f"__{_ARCHITECTURES.get(platform.machine(), platform.machine())}_{hook.target}")
+    for name in names:
+        buffer = ctypes.create_string_buffer(name.encode())
+        try:
+            cpu = _online_cpus()[0]
+            return perf.event_open(kind, config, -1, cpu, config1=ctypes.addressof(buffer), config2=0), name
+        except OSError as error:
+            if error.errno != errno.ENOENT or name == names[-1]:
+                raise
+    raise AssertionError(hook)
 
 
 def _uprobe(hook: Hook, program: int) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """loader/attach.py: what holds a program, and whether its misses are told, on kernels that this one is not."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -117,6 +118,89 @@ def test_what_one_processor_refuses_is_on_none(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(AttachError, match="no PMU of this machine counts that"):
         attach.attach(Hook("hardware", "cycles"), 7)
     assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+class Functions:
+    """Stands in for a kernel of these functions, of which it has each name but for those once; what was done to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, release: str, links: int = errno.EINVAL) -> None:
+        self.done: list[object] = []
+        self.names = {"f": 1, "__x64_sys_openat": 1, "twice": 2}
+        self._links = links
+        monkeypatch.setattr(platform, "release", lambda: release)
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(attach, "_pmu", lambda _: (8, 1))
+        monkeypatch.setattr(attach, "_online_cpus", lambda: [0])
+        monkeypatch.setattr(perf, "event_open", self._event_open)
+        monkeypatch.setattr(libbpf, "prog_load", self._prog_load)
+        monkeypatch.setattr(libbpf, "link_create", self._link_create)
+        monkeypatch.setattr(libbpf, "return_link_create", self._return_link_create)
+        attach._return_links.cache_clear()
+
+    def _event_open(self, kind: int, config: int, *_: int, config1: int, config2: int) -> int:
+        name = (ctypes.string_at(config1)).decode()
+        assert (kind, config2) == (8, 0)
+        count = self.names.get(name, 0)
+        if count != 1:
+            raise OSError(errno.EADDRNOTAVAIL if count else errno.ENOENT, "")
+        return os.memfd_create(f"{'kretprobe' if config else 'kprobe'}:{name}")
+
+    def _prog_load(self, kind: int, name: str, _: bytes, attach_type: int = 0, btf_id: int = 0) -> int:
+        assert (kind, btf_id) == (libbpf.PROG_TYPE_KPROBE, 0)
+        if name:
+            self.done.append(("load", attach_type))
+        return os.memfd_create("program")
+
+    def _link_create(self, _: int, event: int, __: int) -> int:
+        self.done.append(("event", Path(f"/proc/self/fd/{event}").readlink().name.removesuffix(" (deleted)")))
+        return os.dup(event)
+
+    def _return_link_create(self, _: int, function: str | None) -> int:
+        if not function:
+            raise OSError(self._links, "")
+        self.done.append(("link", function))
+        return os.memfd_create("link")
+
+
+@pytest.mark.parametrize(
+    ("release", "links", "hook", "done"),
+    [
+        ("6.14.0", errno.EINVAL, "kretprobe:f", [("load", 42), ("link", "f")]),
+        ("7.2.0", errno.EINVAL, "kretprobe:sys_openat", [("load", 42), ("link", "__x64_sys_openat")]),
+        ("7.2.0", errno.EOPNOTSUPP, "kretprobe:f", [("load", 0), ("event", "memfd:kretprobe:f")]),
+        ("6.13.9", errno.EINVAL, "kretprobe:f", [("load", 0), ("event", "memfd:kretprobe:f")]),
+        ("7.2.0", errno.EINVAL, "kprobe:sys_openat", [("load", 0), ("event", "memfd:kprobe:__x64_sys_openat")]),
+    ],
+)
+def test_kprobes_are_events_and_kretprobes_links_where_they_can_be(
+    monkeypatch: pytest.MonkeyPatch, release: str, links: int, hook: str, done: list[object]
+) -> None:
+    """A program is loaded for what it will be attached by; a system call stands for its own function."""
+    kernel = Functions(monkeypatch, release, links)
+    family, _, target = hook.partition(":")
+    before = set(Path("/proc/self/fd").iterdir())
+    held = [attach.load_for(Hook(family, target), "count", b""), *attach.attach(Hook(family, target), 7)]
+    assert kernel.done == done
+    for fd in held:
+        os.close(fd)
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("twice", "twice is not a function that the kernel lets be probed"),
+        ("sys_creat", "this kernel has no function sys_creat that can be probed"),
+    ],
+)
+def test_a_function_of_which_there_is_not_one(monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+    """A link would be to one of several: it is refused as an event is. What is not there may be optional."""
+    kernel = Functions(monkeypatch, "7.2.0")
+    monkeypatch.setattr(attach, "_nearest", lambda *_: "")
+    with pytest.raises(AttachError, match=words):
+        attach.attach(Hook("kretprobe", name), 7)
+    assert kernel.done == []
+    assert attach.exists(Hook("kretprobe", name, optional=True)) is (name == "twice")
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0\n", [0]), ("0-3,5\n", [0, 1, 2, 3, 5]), ("1,4-5\n", [1, 4, 5])])
