@@ -2,7 +2,8 @@
 /*
  * Files opened, by process and result.
  *
- * Hooks: the exits of the system calls that open a file; with the label file their entries too.
+ * Hooks: the exits of the system calls that open a file; with the label file their entries too. At their tracepoints, or
+ *        by kprobe and kretprobe of their own functions, which get the registers of their caller.
  * What it costs and does not see is in its YAML.
  */
 
@@ -37,9 +38,31 @@ int enter(struct sys_enter *args)
 {
     return remember(args->args[0]);
 }
+
+static __always_inline int remember_at(void *address)
+{
+    u64 path = 0;
+
+    bpf_probe_read_kernel(&path, sizeof(path), address);
+    return remember(path);
+}
+
+int call_at(struct pt_regs *ctx)
+{
+    struct pt_regs *caller = (struct pt_regs *)PT_REGS_PARM1(ctx);
+
+    return remember_at((void *)&PT_REGS_PARM2(caller));
+}
+
+int call(struct pt_regs *ctx)
+{
+    struct pt_regs *caller = (struct pt_regs *)PT_REGS_PARM1(ctx);
+
+    return remember_at((void *)&PT_REGS_PARM1(caller));
+}
 #endif
 
-int leave(struct sys_exit *args)
+static __always_inline int opened(s64 returned)
 {
     struct file_opens_key key = {};
 #if WITH_file
@@ -50,7 +73,17 @@ int leave(struct sys_exit *args)
         paths.delete(&thread);
     }
 #endif
-    key.result = args->ret < 0 ? -args->ret : 0;
+    key.result = returned < 0 ? -returned : 0;
     file_opens_add(&key, 1);
     return 0;
+}
+
+int leave(struct sys_exit *args)
+{
+    return opened(args->ret);
+}
+
+int returned(struct pt_regs *ctx)
+{
+    return opened(PT_REGS_RC(ctx));
 }

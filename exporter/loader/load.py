@@ -168,7 +168,7 @@ def load(
         except ProbeError as error:
             tried.append(Attempt("births of cgroups", error.reason, error.details[-MAX_DETAILS:]))
     ksyms = [(symbols.TABLE, symbols.build())] if "ksym" in probe.chosen_kinds else []
-    for mechanism in probe.mechanisms:
+    for mechanism in sorted(probe.mechanisms, key=lambda one: _misses(probe, one)):
         name = probe.mechanism_name(mechanism)
         hooks = [hook for program in probe.programs(mechanism) for hook in program.hooks]
         identities = {name: files.identity(name) for name in sorted({files.named(hook) for hook in hooks} - {""})}
@@ -212,6 +212,11 @@ def load(
     reasons = "; ".join(attempt.reason for attempt in tried)
     details = "\n\n".join(f"{attempt.reason}\n{attempt.details}".strip() for attempt in tried)
     raise NothingHolds(reasons, details, tuple(tried))
+
+
+def _misses(probe: Probe, mechanism: Mechanism) -> bool:
+    """Whether a mechanism misses events on this kernel that another may not: it is tried after those."""
+    return any(attach.preempted(program.hooks) for program in probe.programs(mechanism))
 
 
 def _maps(probe: Probe, bytecode: Bytecode, existing: Mapping[str, int]) -> list[int]:

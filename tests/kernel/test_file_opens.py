@@ -1,21 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probe file_opens against known numbers of opens."""
+"""The probe file_opens against known numbers of opens: both its mechanisms have to say the same."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from tests.kernel.conftest import Workload
-from tests.kernel.daemon import Daemon, by, count
+from tests.kernel.conftest import Workload, lacks
+from tests.kernel.daemon import ROOT, Daemon, by, count
 
 TOTAL = "ebpf_file_opens_total"
+MECHANISMS = ("tracepoint", "kprobe+kretprobe")  # as in the YAML
+
+
+def only(mechanism: str, folder: Path) -> Path:
+    """Returns a folder with file_opens as shipped, but for its other mechanism."""
+    declared: dict[str, Any] = yaml.safe_load((ROOT / "bpf" / "file_opens.yaml").read_text())
+    declared["attach"] = [declared["attach"][MECHANISMS.index(mechanism)]]
+    folder.mkdir()
+    (folder / "file_opens.yaml").write_text(yaml.safe_dump(declared))
+    shutil.copy(ROOT / "bpf" / "file_opens.c", folder)
+    return folder
+
+
+def require(daemon: Daemon, mechanism: str) -> None:
+    status = daemon.status("file_opens")
+    if status["state"] == "failed":
+        lacks(mechanism, status["reason"])
+    assert set(status["mechanism"].split("+")) <= set(mechanism.split("+"))
 
 
 @pytest.mark.matrix
-def test_opens_are_counted_by_result(tmp_path: Path, workload: Workload) -> None:
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_opens_are_counted_by_result(mechanism: str, tmp_path: Path, workload: Workload) -> None:
     """23 opens by four system calls, of which 7 fail, read as 16 ok and the errors by name."""
     (tmp_path / "file").touch()
-    with Daemon({"file_opens": {}}) as daemon:
+    with Daemon({"file_opens": {}}, folder=only(mechanism, tmp_path / "probes")) as daemon:
+        require(daemon, mechanism)
         before = by(daemon.samples(), "result", TOTAL, comm="opener-a")
         truth = workload("opener-a", "opens", tmp_path, 16, 7)
         after = by(daemon.samples(), "result", TOTAL, comm="opener-a")
@@ -25,9 +48,12 @@ def test_opens_are_counted_by_result(tmp_path: Path, workload: Workload) -> None
 
 
 @pytest.mark.matrix
-def test_the_label_file_names_the_path(tmp_path: Path, workload: Workload) -> None:
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_label_file_names_the_path(mechanism: str, tmp_path: Path, workload: Workload) -> None:
     """With the label file, each path that was asked for has its count, in the words of the program."""
-    with Daemon({"file_opens": {"labels": ["file", "result"]}}) as daemon:
+    settings = {"labels": ["file", "result"]}
+    with Daemon({"file_opens": settings}, folder=only(mechanism, tmp_path / "probes")) as daemon:
+        require(daemon, mechanism)
         workload("opener-b", "opens", "../mine", 16, 7, cwd=_named(tmp_path, "mine"))
         samples = daemon.samples()
     assert by(samples, "result", TOTAL, file="../mine/file") == {"ok": 16}

@@ -71,7 +71,8 @@ def test_without_perf_events_probes_fail_with_the_reason() -> None:
         opens, execs = daemon.status("file_opens"), daemon.status("process_execs")
         assert "Traceback" not in daemon.log()
     hook = "tracepoint:syscalls:sys_exit_openat"
-    assert (opens["state"], opens["reason"]) == ("failed", f"cannot attach to {hook}: Operation not permitted")
+    assert opens["state"] == "failed"
+    assert f"cannot attach to {hook}: Operation not permitted" in opens["reason"].split("; ")
     assert (execs["state"], execs["mechanism"]) == ("running", "rawtracepoint")
 
 

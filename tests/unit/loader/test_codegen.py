@@ -35,6 +35,11 @@ typedef long long s64;
 #define lock_xadd(at, amount) ((void)__sync_fetch_and_add(at, amount))
 long bpf_get_current_comm(void *, u32);
 long bpf_probe_read_user_str(void *, u32, const void *);
+long bpf_probe_read_kernel(void *, u32, const void *);
+struct pt_regs { unsigned long di, si, ax; };
+#define PT_REGS_PARM1(ctx) ((ctx)->di)
+#define PT_REGS_PARM2(ctx) ((ctx)->si)
+#define PT_REGS_RC(ctx) ((ctx)->ax)
 u64 bpf_get_current_pid_tgid(void);
 u64 bpf_get_current_uid_gid(void);
 u32 bpf_get_smp_processor_id(void);

@@ -3,6 +3,7 @@
 
 import dataclasses
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def test_the_first_mechanism_that_holds_is_taken(kernel: Kernel) -> None:
         "program one for kprobe",
         "program one for kprobe at kprobe:f",
     ]
+
+
+@pytest.mark.parametrize(
+    ("release", "order"), [("7.1.4", ["tracepoint", "kprobe"]), ("7.2.0", ["kprobe", "tracepoint"])]
+)
+def test_what_misses_events_is_tried_last(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, release: str, order: list[str]
+) -> None:
+    """Where programs at the tracepoints of system calls are preempted, all other mechanisms come before them."""
+    monkeypatch.setattr(platform, "release", lambda: release)
+    at_call, in_function = Hook("tracepoint", "syscalls:sys_exit_openat"), Hook("kprobe", "f")
+    found = probe({"one": [at_call]}, {"one": [in_function]})
+    assert load.load(found, BYTECODE)[0].mechanism == order[0]
+    kernel.refused = {str(at_call), str(in_function)}
+    with pytest.raises(NothingHolds) as caught:
+        load.load(found, BYTECODE)
+    assert [attempt.mechanism for attempt in caught.value.tried] == order
 
 
 def test_the_next_mechanism_is_taken_where_one_fails(kernel: Kernel) -> None:
