@@ -385,8 +385,8 @@ def link_ifindex(fd: int) -> int:
 def link_missed(fd: int) -> int | None:
     """Returns how many events a link's kprobe or kretprobe missed, itself: its program was not even asked for.
 
-    A kretprobe that is a perf event misses the calls of a function while as many of them as it has room for (10, or
-    twice the processors) have not returned. For a link of any other kind 0. Needs no capability, only the descriptor.
+    A kretprobe that is a perf event misses the calls of a function while as many of them as it has room for have not
+    returned. For a link of any other kind 0. Needs no capability, only the descriptor.
     None where the kernel does not tell (before 6.7, 3acf8ace6823, bpf: Add missed value to kprobe perf link info).
     Raises OSError where the descriptor is no link.
     """

@@ -216,7 +216,7 @@ def load(
 
 def _misses(probe: Probe, mechanism: Mechanism) -> bool:
     """Whether a mechanism misses events on this kernel that another may not: it is tried after those."""
-    return any(attach.preempted(program.hooks) for program in probe.programs(mechanism))
+    return any(attach.misses(hook) for program in probe.programs(mechanism) for hook in program.hooks)
 
 
 def _maps(probe: Probe, bytecode: Bytecode, existing: Mapping[str, int]) -> list[int]:

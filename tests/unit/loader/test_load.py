@@ -104,17 +104,26 @@ def test_the_first_mechanism_that_holds_is_taken(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "order"), [("7.1.4", ["tracepoint", "kprobe"]), ("7.2.0", ["kprobe", "tracepoint"])]
+    ("release", "links", "order"),
+    [
+        ("6.1.0", False, ["kprobe", "tracepoint", "kretprobe"]),
+        ("7.1.4", True, ["kretprobe", "kprobe", "tracepoint"]),
+        ("7.2.0", True, ["kretprobe", "kprobe", "tracepoint"]),
+        ("7.2.0", False, ["kprobe", "kretprobe", "tracepoint"]),
+    ],
 )
 def test_what_misses_events_is_tried_last(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, release: str, order: list[str]
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, release: str, links: bool, order: list[str]
 ) -> None:
-    """Where programs at the tracepoints of system calls are preempted, all other mechanisms come before them."""
+    """Where programs at the tracepoints of system calls are preempted, and where kretprobes have room for few calls,
+    all other mechanisms come before them.
+    """
     monkeypatch.setattr(platform, "release", lambda: release)
-    at_call, in_function = Hook("tracepoint", "syscalls:sys_exit_openat"), Hook("kprobe", "f")
-    found = probe({"one": [at_call]}, {"one": [in_function]})
+    monkeypatch.setattr(attach, "_return_links", lambda: links)
+    hooks = [Hook("kretprobe", "f"), Hook("kprobe", "f"), Hook("tracepoint", "syscalls:sys_exit_openat")]
+    found = probe(*({"one": [hook]} for hook in hooks))
     assert load.load(found, BYTECODE)[0].mechanism == order[0]
-    kernel.refused = {str(at_call), str(in_function)}
+    kernel.refused = {str(hook) for hook in hooks}
     with pytest.raises(NothingHolds) as caught:
         load.load(found, BYTECODE)
     assert [attempt.mechanism for attempt in caught.value.tried] == order
