@@ -55,6 +55,7 @@ WantedBy=multi-user.target
 COPIES = Path("/var/tmp/cell")
 TRUE, CAT, SHELL = "cell-true", "cell-cat", "cell-word"
 SHELL_SECONDS = 300.0
+READS = 4  # after which what still counts has a series of its own, however many others there are
 
 SEND = """
 import socket, sys
@@ -146,10 +147,17 @@ def values(*running: str) -> None:
     for name, program in ((TRUE, "/bin/true"), (CAT, "/bin/cat")):
         shutil.copy(program, COPIES / name)
     (COPIES / "cell-file").write_bytes(bytes(1009))
-    before = page()
     for probe, (work, counted, labels, expected) in VALUES.items():
         if probe not in running:
             continue
+        # the kernel's headers alone, where programs are compiled with them, are more files than a metric has series
+        for _ in range(READS):
+            work()
+            before = page()
+            if count(before, counted, **labels):
+                break
+        else:
+            sys.exit(f"{probe}: {counted} {labels} has no series after {READS} reads in which it counted")
         work()
         after = page()
         moved = count(after, counted, **labels) - count(before, counted, **labels)
