@@ -2,11 +2,12 @@
 """supervisor/web.py: when a web config is read again, and what of it goes on."""
 
 import logging
-import os
 import selectors
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -169,17 +170,24 @@ def test_rotated_certificates(followed: Followed, tmp_path: Path) -> None:
     assert served() == (certificates[2], True)
 
 
-def test_a_reader_that_hangs(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+def _hang(_: Path) -> NoReturn:
+    while True:
+        signal.pause()
+
+
+def test_a_reader_that_hangs(
+    followed: Followed, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A child that does not come to an end is ended; the former goes on, and it is tried again."""
     followed.use(f"basic_auth_users: {{alice: {HASH}}}")
     caplog.clear()
     followed.write(f"basic_auth_users: {{bob: {HASH}}}")
     followed.look()
-    followed.web.deadline = 0.0
-    followed.web.tick()
+    with monkeypatch.context() as patched:
+        patched.setattr(web, "_read", _hang)  # as it is when the child is forked
+        followed.web.deadline = 0.0
+        followed.web.tick()
     assert followed.web._reading is not None
-    os.kill(followed.web._reading.pid, 19)  # SIGSTOP
-    followed.web.deadline = 0.0
     followed.look()
     assert (followed.users, followed.web.state.successful) == (["alice"], False)
     assert said(caplog) == [
